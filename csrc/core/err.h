@@ -31,7 +31,8 @@
     X(EKEY, 16, "the key is not leased to this client")                       \
     X(EBLOB, 17, "the pieces of a blob do not fit together")                  \
     X(ETRUNCATED, 18, "the stream ended in the middle of a frame")            \
-    X(ECLOSED, 19, "the stream is closed")
+    X(ECLOSED, 19, "the stream is closed")                                    \
+    X(EFORKED, 20, "the connection belongs to the process that forked us")
 
 enum fl_err {
 #define FL_ERR_ENUM(name, offset, message) FL_##name = FL_ERR_BASE - (offset),
