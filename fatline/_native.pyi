@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Types of the extension module; its sources are in ``csrc/ext``."""
+
+from collections.abc import Sequence
+from typing import Final, SupportsIndex
+
+from typing_extensions import Buffer
+
+VERSION: Final[str]
+BUILD: Final[str]
+PAYLOAD_MAX: Final[int]
+CHUNK_SIZE: Final[int]
+PROTOCOL_VERSION: Final[int]
+HANDLES: Final[dict[str, int]]
+KINDS: Final[dict[str, int]]
+FLAGS: Final[dict[str, int]]
+REFUSALS: Final[dict[str, int]]
+DEATHS: Final[dict[str, int]]
+ATTACH_STATES: Final[dict[str, int]]
+
+class Error(Exception):
+    code: int
+    sent: bool
+
+class Timeout(Error, TimeoutError): ...
+class Closed(Error): ...
+class ProtocolError(Error): ...
+
+class YamlError(ValueError):
+    line: int
+    column: int
+
+class Message:
+    src_id: Final[int]
+    handle: Final[int]
+    reply_to: Final[int]
+    stream: Final[int]
+    flags: Final[int]
+    payload: Final[bytes]
+
+class Client:
+    def __init__(self, fd: int) -> None: ...
+    @property
+    def context_id(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def hello(self, timeout: float = ...) -> int: ...
+    def handle(self, number: int = ...) -> int: ...
+    def release(self, handle: int) -> None: ...
+    def send(
+        self,
+        dst_id: int,
+        handle: int,
+        payload: Buffer | Sequence[Buffer] = ...,
+        *,
+        reply_to: int = ...,
+        stream: int = ...,
+        flags: int = ...,
+        fds: Sequence[int] = ...,
+        more: bool = ...,
+        timeout: float | None = ...,
+    ) -> None: ...
+    def recv(self, handle: int, timeout: float | None) -> Message: ...
+    def close(self) -> None: ...
+
+def serve(listen_fd: int, socket_path: str, idle_seconds: int) -> None: ...
+def spawn(
+    argv: Sequence[str | bytes],
+    env: Sequence[bytes] | None = ...,
+    stdin_fd: SupportsIndex = ...,
+    stdout_fd: SupportsIndex = ...,
+    stderr_fd: SupportsIndex = ...,
+    pass_fds: Sequence[int] = ...,
+    cwd: str | bytes | None = ...,
+    new_session: bool = ...,
+) -> tuple[int, int]: ...
+def parse_yaml_events(data: Buffer) -> list[tuple[str, str | None, str | None, str | None, str, int, int]]: ...
