@@ -84,8 +84,9 @@ class Dead(FatlineError):
 class RemoteError(FatlineError):
     """An exception of the called function, told by the agent in text (never pickled)."""
 
-    def __init__(self, type: str, message: str, traceback: str = "") -> None:
+    def __init__(self, type: str, message: str, traceback: str = "", errno: int | None = None) -> None:
         super().__init__(f"{type}: {message}" if message else type)
         self.type = type
         self.message = message
         self.traceback = traceback
+        self.errno = errno
