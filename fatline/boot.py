@@ -101,6 +101,16 @@ class Ready:
     """From the call of `handshake` to READY."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Booted:
+    """An agent that the mux holds now."""
+
+    context_id: int
+    pid: int
+    """The program that is its wire, still a child of this process (see `reap`)."""
+    ready: Ready
+
+
 def launcher(interpreters: Sequence[str]) -> Launcher:
     """A launcher that runs the first of `interpreters` the target has. ValueError for an unusable name."""
     nonce = secrets.token_hex(8)
@@ -186,8 +196,8 @@ def start_agent(
     bound: bool = False,
     persist: int = 0,
     on_stderr: OnStderr | None = None,
-) -> int:
-    """Boot the agent that a lease on `key` was given for; returns its context id.
+) -> Booted:
+    """Boot the agent that a lease on `key` was given for, and hand it to the mux.
 
     `argv` already ends with the launcher's command. Ends the lease either way: with OPEN, or with ABANDON
     and the error raised (BootError, or MuxError when it is the mux that failed).
@@ -198,14 +208,14 @@ def start_agent(
         except OSError as error:
             reason = f"cannot execute {os.fsdecode(argv[0])}: {error.strerror}"
             raise BootError(label, STAGE_START, 0.0, reason=reason) from error
-        handshake(wire, launched, deadline, on_stderr, label=label)
+        ready = handshake(wire, launched, deadline, on_stderr, label=label)
         try:
             context_id = client.open(key, wire, label=label, alias=alias, bound=bound, persist=persist)
         except BaseException:
             wire.end()
             raise
         wire.close()
-        return context_id
+        return Booted(context_id, wire.pid, ready)
     except BaseException:
         with contextlib.suppress(FatlineError):
             client.abandon(key)

@@ -14,12 +14,13 @@ from typing import Any
 import msgpack
 
 from fatline.errors import FatlineError
+from fatline.protocol import PAYLOAD_MAX
 
 DEPTH_MAX = 64
 ITEMS_MAX = 262_144
 
 # Four frames' worth: what a compressed payload may become. Larger things travel as streams.
-INFLATED_MAX = 4 * 1024 * 1024
+INFLATED_MAX = 4 * PAYLOAD_MAX
 
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 _INFLATED_SIZE = struct.Struct("!I")
