@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What travels to the target: the launcher line, the stage and the agent.
+
+The two files beside this one are never imported here: they are read as text, stripped of comments and
+docstrings with every line kept in its place (so that a traceback from a target names a line of the file in
+the repository) and compressed.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import functools
+import io
+import pathlib
+import shlex
+import tokenize
+import zlib
+from collections.abc import Sequence
+
+_HERE = pathlib.Path(__file__).resolve().parent
+
+#: Bytes that no login shell of sh, bash, tcsh, fish, zsh and mksh treats specially between single quotes.
+#: Absent on purpose: newline (tcsh), backslash (fish), "!" (csh history), the single quote itself.
+LAUNCHER_ALPHABET = frozenset(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '\"$&()*+,-./:;<=>@[]_{|}~%?"
+)
+
+_SEARCH = (
+    'for p in "$@"; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$0"; done; echo NOPY >&2; exit 127'
+)
+
+
+@functools.lru_cache(maxsize=1)
+def agent_source() -> bytes:
+    """Return the agent as the stage expects it after READY: one zlib stream."""
+    return zlib.compress(minify((_HERE / "agent.py").read_text("utf-8")).encode("utf-8"), 9)
+
+
+@functools.lru_cache(maxsize=1)
+def stage_source() -> str:
+    """Return the stage's text, stripped."""
+    lines = minify((_HERE / "stage.py").read_text("utf-8")).split("\n")
+    return "\n".join(line for line in lines if line)
+
+
+def launcher(interpreters: Sequence[str], nonce: str, size: int) -> str:
+    """Return the command line that starts the stage under any login shell.
+
+    interpreters are tried in order; nonce is repeated in the READY line; size is the number of bytes
+    the caller sends after it (the length of agent_source()). Raises ValueError for a word that some
+    shell would not take literally.
+    """
+    stage = base64.b64encode(zlib.compress(stage_source().encode("utf-8"), 9)).decode("ascii")
+    # Only built-in modules before the empty entry is gone: sys is one, zlib and base64 may be files
+    # that a base64.py in the login directory would replace.
+    program = (
+        "import sys;sys.path[:]=[p for p in sys.path if p];"
+        f'NONCE="{nonce}";SIZE={size:d};'
+        f'import zlib,base64;exec(zlib.decompress(base64.b64decode("{stage}")))'
+    )
+    if not nonce.isalnum():
+        raise ValueError(f"nonce must be alphanumeric, not {nonce!r}")
+    words = [shlex.quote(name) for name in interpreters]
+    line = " ".join(["exec /bin/sh -c", f"'{_SEARCH}'", f"'{program}'", *words])
+    if not words or line.count("'") != 4 + sum(word.count("'") for word in words):
+        raise ValueError("the launcher needs interpreters, and no single quote of its own")
+    odd = set(line) - LAUNCHER_ALPHABET
+    if odd or any(name.count("'") for name in interpreters):
+        raise ValueError(f"an interpreter's name has characters that not every login shell takes: {sorted(odd)}")
+    return line
+
+
+def minify(source: str) -> str:
+    """Strip comments and docstrings from source; each remaining statement keeps its line number."""
+    lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) or ast.get_docstring(node) is None:
+            continue
+        text = node.body[0]
+        assert text.end_lineno is not None
+        indent = lines[text.lineno - 1][: text.col_offset]
+        # A body must not become empty, so a function that is only a docstring keeps a statement.
+        lines[text.lineno - 1] = indent + ("0" if len(node.body) == 1 else "")
+        for row in range(text.lineno, text.end_lineno):
+            lines[row] = ""
+    return "\n".join(line.rstrip() for line in lines)
