@@ -62,12 +62,11 @@ fl_ext_add_errors(PyObject *module)
     }
     state->closed_error = add_exception(module, "fatline._native.Closed",
                                         DOC_CLOSED, state->error, NULL);
-    state->protocol_error
-        = add_exception(module, "fatline._native.ProtocolError", DOC_PROTOCOL,
-                        state->error, NULL);
-    state->yaml_error
-        = add_exception(module, "fatline._native.YamlError", DOC_YAML,
-                        PyExc_ValueError, NULL);
+    state->protocol_error = add_exception(module,
+                                          "fatline._native.ProtocolError",
+                                          DOC_PROTOCOL, state->error, NULL);
+    state->yaml_error = add_exception(module, "fatline._native.YamlError",
+                                      DOC_YAML, PyExc_ValueError, NULL);
     if (state->closed_error == NULL || state->protocol_error == NULL
         || state->yaml_error == NULL)
     {
@@ -123,9 +122,9 @@ fl_ext_raise(const struct fl_ext_state *state, int err, bool sent,
     if (err == -ENOMEM) {
         return PyErr_NoMemory();
     }
-    words = PyUnicode_FromFormat(
-        "%s: %s%s%s", operation, fl_err_message(err, message, sizeof(message)),
-        more ? ": " : "", more ? detail : "");
+    words = PyUnicode_FromFormat("%s: %s%s%s", operation,
+                                 fl_err_message(err, message, sizeof(message)),
+                                 more ? ": " : "", more ? detail : "");
     if (words != NULL) {
         exception = new_exception(class, err, sent, words);
         Py_DECREF(words);

@@ -2,6 +2,8 @@
 /* fatline._native: the module object, its state and its slots. */
 #include "ext/state.h"
 
+#include <sys/resource.h>
+
 struct fl_ext_state *
 fl_ext_state_of_module(PyObject *module)
 {
@@ -23,13 +25,36 @@ add_constants(PyObject *module)
     return PyModule_AddStringConstant(module, "BUILD", FL_BUILD);
 }
 
+/*
+ * A process may raise its soft limit for itself; programs it starts get the
+ * limit it began with, as select() in them may not take high numbers.
+ */
+static int
+note_limits(PyObject *module)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0) {
+        (void)PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    fl_ext_state_of_module(module)->nofile = limit.rlim_cur;
+    return 0;
+}
+
 static int
 module_exec(PyObject *module)
 {
-    if (add_constants(module) < 0 || fl_ext_add_protocol(module) < 0
-        || fl_ext_add_errors(module) < 0)
-    {
-        return -1;
+    static int (*const steps[])(PyObject *) = {
+        add_constants,     note_limits,        fl_ext_add_protocol,
+        fl_ext_add_errors, fl_ext_add_message, fl_ext_add_client,
+        fl_ext_add_spawn,  fl_ext_add_yaml,
+    };
+
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(steps); i++) {
+        if (steps[i](module) < 0) {
+            return -1;
+        }
     }
     return 0;
 }

@@ -61,8 +61,7 @@ fill(PyObject *dict, const struct entry *entry)
         PyObject *number = PyLong_FromLong(entry->number);
 
         if (number == NULL
-            || PyDict_SetItemString(dict, entry->name, number) < 0)
-        {
+            || PyDict_SetItemString(dict, entry->name, number) < 0) {
             Py_XDECREF(number);
             return -1;
         }

@@ -19,8 +19,7 @@
  */
 #define FL_UNLOCKED(expression)                                               \
     do {                                                                      \
-        Py_BEGIN_ALLOW_THREADS                                                \
-        expression;                                                           \
+        Py_BEGIN_ALLOW_THREADS expression;                                    \
         Py_END_ALLOW_THREADS                                                  \
     } while (0)
 
@@ -35,7 +34,10 @@ struct fl_ext_state {
     PyObject *yaml_error;     /* YamlError */
     PyTypeObject *client_type;
     PyTypeObject *message_type;
+    uint64_t nofile; /* soft limit of descriptors when we were imported */
 };
+
+struct fl_message;
 
 /* State of the module that defined `type`, a heap type of this extension. */
 struct fl_ext_state *
@@ -50,6 +52,23 @@ fl_ext_add_errors(PyObject *module);
 
 int
 fl_ext_add_protocol(PyObject *module);
+
+int
+fl_ext_add_message(PyObject *module);
+
+int
+fl_ext_add_client(PyObject *module);
+
+int
+fl_ext_add_spawn(PyObject *module);
+
+int
+fl_ext_add_yaml(PyObject *module);
+
+/* New Message with a copy of what `message` holds, or NULL. */
+PyObject *
+fl_ext_message_new(const struct fl_ext_state *state,
+                   const struct fl_message *message);
 
 /*
  * Raises the exception for a negative code of the core. `sent` is false if no
