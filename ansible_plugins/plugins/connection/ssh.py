@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The connection door: Fatline for the hosts whose ``ansible_connection`` names it.
+
+A shim, because ansible-core loads plugin files under names of its own; the code is in ``fatline.ansible``.
+"""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+name: ssh
+short_description: ssh with warm modules at the other end
+description:
+  - Connects with the C(ssh) program exactly as P(ansible.builtin.ssh#connection) does, and takes the same options.
+  - Modules are run by forking a Python interpreter that stays on the target while the connection lasts.
+  - What cannot be run that way is run as P(ansible.builtin.ssh#connection) would run it.
+author: The Fatline project
+version_added: 0.1.0
+extends_documentation_fragment:
+  - fatline.core.ssh
+  - connection_pipelining
+"""
+
+from fatline.ansible import connection, versions
+
+
+class Connection(connection.Connection):  # type: ignore[misc]
+    """A class of this plugin's own: the loader writes the plugin's name into it."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        """Connect lazily, as core's plugin does; make the options known under the public name first."""
+        versions.register_options(self, "fatline.core.ssh")
+        super().__init__(*args, **kwargs)

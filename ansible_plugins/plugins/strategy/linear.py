@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The strategy door: ansible-core's ``linear``, with Fatline active for the whole run."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+name: linear
+short_description: Executes tasks in a linear fashion, with Fatline's connections
+description:
+  - The strategy is P(ansible.builtin.linear#strategy), unchanged.
+  - Loading it makes C(ssh) connections Fatline's.
+author: The Fatline project
+version_added: 0.1.0
+"""
+
+from ansible.plugins.strategy.linear import StrategyModule as LinearStrategy
+
+from fatline.ansible.strategy import FatlineStrategy
+
+
+class StrategyModule(FatlineStrategy, LinearStrategy):  # type: ignore[misc]
+    """ansible-core's strategy; the mixin activates Fatline."""
+
+    stock_name = "linear"
+    plugin_file = __file__
