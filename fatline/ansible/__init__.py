@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How Fatline meets ansible-core: the only package of Fatline that imports ``ansible``."""

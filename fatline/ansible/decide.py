@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which way one command goes: warm, through the agent, or through the stock plugin.
+
+A pure function of what the connection plugin can see, so that the whole table is read and tested in one
+place. Every decision carries its reason in words; `-vvv` and the summary show it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Route(Enum):
+    """Who runs a command."""
+
+    WARM = "warm"
+    """A child forked from the agent runs the AnsiballZ payload; an agent is booted if there is none."""
+
+    COMMAND = "command"
+    """The agent runs the command line, if one is attached already; otherwise the stock plugin does."""
+
+    STOCK = "stock"
+    """The stock plugin's own method."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known about one command before anything is sent."""
+
+    disabled: bool = False
+    windows: bool = False
+    user_tty: bool = False
+    become: bool = False
+    extra_ssh_arguments: bool = False
+    in_data: bool = False
+    payload: bool = False
+    command_shape: bool = False
+    startup_variables: tuple[str, ...] = ()
+    wants_tty: bool = False
+    given_up: str = ""
+    """Why this host was given back to the stock plugin earlier in this process, in words."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A route and the reason for it."""
+
+    route: Route
+    reason: str
+
+
+def decide(situation: Situation) -> Decision:
+    """Choose the route; the first row that matches wins."""
+    refusal = _never(situation)
+    if refusal:
+        return Decision(Route.STOCK, refusal)
+    if situation.in_data:
+        return _with_input(situation)
+    return _without_input(situation)
+
+
+def _never(situation: Situation) -> str:
+    """Name the reason why no agent may see this command, or return an empty string."""
+    rows = (
+        (situation.disabled, "FATLINE_DISABLE is set"),
+        (situation.windows, "Windows shell"),
+        (situation.user_tty, "a terminal is forced by the ssh arguments"),
+        # Systems facts 2, 3, 5: neither the password nor the privileged process may be within reach of
+        # the login user's agent.
+        (situation.become, "become"),
+        (situation.extra_ssh_arguments, "not a plain remote command"),
+        (bool(situation.given_up), situation.given_up),
+    )
+    return next((reason for matches, reason in rows if matches), "")
+
+
+def _with_input(situation: Situation) -> Decision:
+    if not situation.payload:
+        return Decision(Route.COMMAND, "input that is not a module payload")
+    if not situation.command_shape:
+        return Decision(Route.COMMAND, "unknown shape of the remote command")
+    if situation.startup_variables:
+        # Ansible fact 9: an interpreter reads these before its first statement; a fork would miss them.
+        names = ", ".join(sorted(situation.startup_variables))
+        return Decision(Route.COMMAND, f"environment changes how Python starts: {names}")
+    return Decision(Route.WARM, "module payload")
+
+
+def _without_input(situation: Situation) -> Decision:
+    # Ansible fact 13: a command without a payload never boots an agent, it only uses one.
+    return Decision(Route.COMMAND, "command with a terminal" if situation.wants_tty else "plain command")
+
+
+def is_startup_variable(name: str) -> bool:
+    """Say whether Python or the loader reads this environment variable before the first statement."""
+    return name.startswith(("PYTHON", "LC_", "LD_")) or name in ("LANG", "LANGUAGE", "HOME")

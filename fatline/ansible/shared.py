@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A small append-only record shared by a process and its forks.
+
+The main process opens an unlinked temporary file before its first fork. Every record is one write in
+append mode, which the kernel keeps whole whoever else writes, so workers that never talk to each other
+can add to it and anybody can read it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from typing import Any
+
+_RECORD_MAX = 2048
+
+
+class AppendLog:
+    """Records written by any fork, read by any fork. A record is a value that JSON can hold."""
+
+    def __init__(self) -> None:
+        """Open the file; call it before the first fork."""
+        with tempfile.TemporaryFile(prefix="fatline-") as file:
+            self._fd = os.dup(file.fileno())
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND)
+
+    def append(self, record: Any) -> None:
+        """Add a record. One that does not fit, or a full disk, loses it silently: nothing rests on it."""
+        line = json.dumps(record).encode() + b"\n"
+        if len(line) > _RECORD_MAX:
+            return
+        try:
+            os.write(self._fd, line)
+        except OSError:
+            return
+
+    def records(self) -> list[Any]:
+        """Return all records so far, oldest first."""
+        size = os.fstat(self._fd).st_size
+        return [json.loads(line) for line in os.pread(self._fd, size, 0).splitlines()]
+
+    def close(self) -> None:
+        """Forget the records, as far as this process is concerned."""
+        os.close(self._fd)

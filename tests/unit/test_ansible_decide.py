@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The decision table of the ssh connection, row by row."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from fatline.ansible.decide import Route, Situation, decide, is_startup_variable
+
+PAYLOAD = Situation(in_data=True, payload=True, command_shape=True)
+
+
+def test_a_recognised_payload_runs_warm() -> None:
+    assert decide(PAYLOAD).route is Route.WARM
+
+
+@pytest.mark.parametrize("situation", [PAYLOAD, Situation(), Situation(in_data=True)])
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("disabled", True, "FATLINE_DISABLE"),
+        ("windows", True, "Windows"),
+        ("user_tty", True, "terminal"),
+        # Systems facts 2, 3, 5: a privileged process and its password stay out of the agent's reach.
+        ("become", True, "become"),
+        ("extra_ssh_arguments", True, "remote command"),
+        ("given_up", "no Python there", "no Python there"),
+    ],
+)
+def test_what_no_agent_may_see_is_left_to_stock(
+    situation: Situation, field: str, value: object, word: str
+) -> None:
+    """Ansible fact 13: where an agent must not be tried."""
+    decision = decide(dataclasses.replace(situation, **{field: value}))
+    assert decision.route is Route.STOCK
+    assert word in decision.reason
+
+
+def test_startup_variables_run_cold() -> None:
+    """Ansible fact 9: PYTHONPATH is read before the first statement, so a fork would miss it."""
+    decision = decide(dataclasses.replace(PAYLOAD, startup_variables=("PYTHONPATH", "LANG")))
+    assert decision.route is Route.COMMAND
+    assert decision.reason.endswith("LANG, PYTHONPATH")
+
+
+@pytest.mark.parametrize("situation", [Situation(), Situation(wants_tty=True), Situation(in_data=True)])
+def test_without_a_payload_an_agent_is_used_but_never_booted(situation: Situation) -> None:
+    """Ansible fact 13: `raw` on a bare machine must not look for Python."""
+    assert decide(situation).route is Route.COMMAND
+
+
+def test_an_unknown_shape_of_the_remote_command_is_not_guessed_at() -> None:
+    assert decide(dataclasses.replace(PAYLOAD, command_shape=False)).route is Route.COMMAND
+
+
+def test_every_decision_says_why() -> None:
+    flags = [field.name for field in dataclasses.fields(Situation) if field.type == "bool"]
+    for name in flags:
+        assert decide(dataclasses.replace(PAYLOAD, **{name: True})).reason
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "PYTHONHASHSEED", "LC_ALL", "LANG", "LD_PRELOAD", "HOME"])
+def test_variables_that_python_reads_before_it_runs(name: str) -> None:
+    assert is_startup_variable(name)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "PATH", "FOO", "DEBIAN_FRONTEND"])
+def test_other_variables_may_run_warm(name: str) -> None:
+    assert not is_startup_variable(name)
