@@ -163,7 +163,7 @@ def handshake(
     deadline: float,
     on_stderr: OnStderr | None = None,
     *,
-    label: str = "",
+    label: str = "the target",
 ) -> Ready:
     """Wait for READY until `deadline` (of `time.monotonic`), then send the agent's source.
 

@@ -163,8 +163,9 @@ class Client:
         return self._ask(Handle.STATUS, b"").decode(errors="replace")
 
     def stop(self) -> None:
-        """End the mux and every agent it holds."""
+        """End the mux and every agent it holds, and close this connection."""
         self._ask(Handle.STOP, b"")
+        self.close()
 
     def ping(self, context_id: int, timeout: float) -> float:
         """Ask an agent for a sign of life; returns the round trip in seconds."""

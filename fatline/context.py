@@ -151,7 +151,7 @@ class _RemoteLog:
         self._logger.log(level, "%s", words)
 
     def _admit(self) -> int | None:
-        """How many records were dropped since the last one that was let through; None to drop this one too."""
+        """How many records were dropped since the last one let through; None to drop this one too."""
         with self._lock:
             now = time.monotonic()
             self._budget = min(LOG_BURST, self._budget + (now - self._filled) * LOG_LINES_PER_SECOND)

@@ -3,8 +3,8 @@
 
 What may be asked for is a table, filled from the functions that are called: the module of each, and what
 that imports, and so on (systems fact 8). A name is looked up in the table and never made into a path, so a
-hostile target cannot read a settings module that merely happens to be importable here. Modules of the standard
-library are the target's own.
+hostile target cannot read a settings module that merely happens to be importable here. Modules of the
+standard library are the target's own.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ModuleServer:
             self._admit_closure(name)
 
     def admit(self, function: Callable[..., Any]) -> tuple[str, str]:
-        """Serve what `function` needs; returns module and function name for the call, or raises NotCallable."""
+        """Serve what `function` needs; returns module and function name for the call."""
         name = check_function(function)
         module = _module_name(function.__module__)
         self._admit_closure(module)
@@ -166,6 +166,8 @@ def _script(main: types.ModuleType) -> Module:
 def _is_guard(statement: ast.stmt) -> bool:
     """Whether a statement is the `if` that compares `__name__` with `'__main__'`."""
     if not isinstance(statement, ast.If) or not isinstance(statement.test, ast.Compare):
+        return False
+    if not all(isinstance(operator, ast.Eq) for operator in statement.test.ops):
         return False
     sides = [statement.test.left, *statement.test.comparators]
     names = [side.id for side in sides if isinstance(side, ast.Name)]
