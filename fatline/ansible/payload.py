@@ -1,0 +1,458 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Take an AnsiballZ payload apart, or say that it is not one we know.
+
+A payload is a Python program that ansible-core makes for every task: a wrapper, the module and its
+``module_utils`` as a base64 zip, and the task's parameters. Three families of wrappers exist (ansible
+fact 3): 2.14 to 2.18, 2.19 to 2.21 and 2.22. The agent does what the wrapper would do, so everything
+outside the values must be a wrapper that was read by us, to the byte; a payload that differs in the
+slightest is not parsed and runs cold, as it is. Nothing of ansible-core is imported here.
+
+What two payloads of one module have in common are the files inside the zip (ansible fact 4: the zip itself
+differs in its time stamps), so these become blobs, still compressed, and a manifest lists them.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import binascii
+import hashlib
+import re
+import shlex
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+BLOB_MAX = 16 * 1024 * 1024
+"""No file of a zip may be larger; the protocol's limit for one blob."""
+
+CACHED_ZIPS = 32
+"""Decoded zips kept per process: the modules of a run's loops, about 100 KiB each."""
+
+Date = tuple[int, int, int, int, int, int]
+Warmable = Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A wrapper text that we have read, and what it does that the others do not."""
+
+    family: int
+    site: str
+    """Template of the sitecustomize.py that the wrapper adds to the zip; %s is the zip's path."""
+
+
+_SITE_FIRST = 'import sys\nsys.path.insert(0,"%s")\n'
+# 2.19 and 2.20 write the two characters backslash and n; kept, since a run must leave what stock leaves.
+_SITE_ESCAPED = 'import sys\\nsys.path.insert(0,"%s")\\n'
+_SITE_SPACED = 'import sys\nsys.path.insert(0, "%s")\n'
+
+WRAPPERS: dict[str, Wrapper] = {
+    # 2.14, 2.15
+    "09d5d07228bb93bb5416635b579c6fb1157fcac817aa1c831bb5ceea484c11e2": Wrapper(214, _SITE_FIRST),
+    # 2.16 to 2.18
+    "d7c021798979b95340f336ea119053ed54a04b2eba39a020038f9f53318005e9": Wrapper(214, _SITE_FIRST),
+    # 2.19, 2.20
+    "bb68744cdf74ebc4fa323979510a57cba7004e5a31fae88d99838f5e6051eddb": Wrapper(219, _SITE_ESCAPED),
+    # 2.21
+    "c61f2b150e925f5205925cda916677ec6da29e895b1991dc565ceebbff3c00ec": Wrapper(219, _SITE_SPACED),
+    # 2.22
+    "1359526ad7699748828dc60e9acb06a712abcfddc91719951df9e0295370d317": Wrapper(222, _SITE_SPACED),
+}
+"""SHA-256 of a payload without its values -> the wrapper. tests/unit/test_payload.py says how to add one."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One module run as the agent wants it."""
+
+    family: int
+    module: str
+    fqn: str
+    profile: str
+    params: bytes
+    """The task's parameters: JSON. Never a blob, never in a log."""
+    date: Date
+    site_date: Date
+    site: str
+    rlimit_nofile: int
+    secrets: tuple[str, ...]
+    manifest: bytes
+    """Name of the manifest's blob."""
+    blobs: dict[bytes, bytes]
+    """Every blob that the run needs, the manifest too. Payloads of one zip share it: not to be changed."""
+
+    def exec_body(self, interpreter: str, env: dict[bytes, bytes]) -> dict[str, Any]:
+        """Return the EXEC body of docs/protocol.md; the parameters travel as the run's stdin."""
+        body: dict[str, Any] = {
+            "mode": "module",
+            "interpreter": interpreter,
+            "env": env,
+            "family": self.family,
+            "module": self.module,
+            "fqn": self.fqn,
+            "profile": self.profile,
+            "manifest": self.manifest,
+            "date": self.date,
+            "site": self.site,
+            "site_date": self.site_date,
+            "rlimit_nofile": self.rlimit_nofile,
+        }
+        if self.family >= 222:
+            body["secrets"] = self.secrets
+        return body
+
+
+@dataclass(frozen=True)
+class Command:
+    """A remote command that runs an interpreter on its stdin, taken apart."""
+
+    interpreter: str
+    env: dict[bytes, bytes]
+    suffix: str
+    """What stands behind the interpreter: nothing, or the ``&& sleep 0`` of pipelining before 2.22."""
+
+
+class _Unknown(Exception):
+    """The payload is none that we know."""
+
+
+def parse(in_data: bytes, warmable: Warmable) -> Payload | None:
+    """Take a payload apart; None if it is not exactly what a known wrapper would be.
+
+    warmable(name) says of a file in the zip whether ansible-core itself ships it under ``module_utils``:
+    only such files may be imported by the agent's warm parent.
+    """
+    try:
+        if b"\n    ANSIBALLZ_PARAMS = " in in_data:
+            return _parse_old(in_data, warmable)
+        return _parse_new(in_data, warmable)
+    except (_Unknown, ValueError, SyntaxError, UnicodeError, struct.error, RecursionError):
+        return None
+
+
+# ---- the wrapper --------------------------------------------------------------------------------------
+
+# Where the values stand: (text before, text after). A value is what lies between; everything else must be
+# the wrapper, so a wrong find changes the digest and is noticed. Values hold no newline: repr() escapes it.
+_OLD_PLACES: Sequence[tuple[bytes, bytes]] = (
+    (b"", b"\n"),
+    (b"            os.chdir('/')\n", b"\n    import sys\n    import __main__\n"),
+    (b"\n    ZIPDATA = ", b"\n"),
+    (b"zinfo.date_time = ", b"\n"),
+    (b"basic._ANSIBLE_ARGS = json_params\n", b"\n        runpy.run_module("),
+    (b"mod_name=", b", init_globals=dict(_module_fqn="),
+    (b", init_globals=dict(_module_fqn=", b", _modlib_path"),
+    (b"runpy.run_module(mod_name=", b", init_globals=None,"),
+    (b"\n    ANSIBALLZ_PARAMS = ", b"\n"),
+    (b"tempfile.mkdtemp(prefix=", b")\n"),
+    (b"os.path.join(temp_path, ", b")\n"),
+)
+
+_CALL = b'\n\n\nif __name__ == "__main__":\n    _ansiballz_main(\n'
+_NEW_KEYS = (
+    b"ansible_module", b"module_fqn", b"profile", b"date_time", b"rlimit_nofile", b"params", b"extensions",
+    b"secrets", b"zip_data",
+)  # fmt: skip
+
+_RLIMIT = re.compile(
+    rb"""
+    import resource
+
+    existing_soft, existing_hard = resource\.getrlimit\(resource\.RLIMIT_NOFILE\)
+
+    # adjust soft limit subject to existing hard limit
+    requested_soft = min\(existing_hard, (-?\d+)\)
+
+    if requested_soft != existing_soft:
+        try:
+            resource\.setrlimit\(resource\.RLIMIT_NOFILE, \(requested_soft, existing_hard\)\)
+        except ValueError:
+            # some platforms \(eg macOS\) lie about their hard limit
+            pass
+"""
+)
+_OLD_DATE = re.compile(rb"\( ?(\d+), (\d+), (\d+), (\d+), (\d+), (\d+)\)")
+_NEW_DATE = re.compile(
+    rb"datetime\.datetime\((\d+), (\d+), (\d+), (\d+), (\d+)(?:, (\d+))?(?:, \d+)?, "
+    rb"tzinfo=datetime\.timezone\.utc\)"
+)
+_SIMPLE_STRING = re.compile(rb"'([\x20-\x26\x28-\x5b\x5d-\x7e]*)'")
+_OLD_PREFIX = re.compile(rb"'ansible_(\w+)_payload_'|'ansible_' \+ '(\w+)' \+ '_payload_'")
+_OLD_FILE = re.compile(rb"'ansible_(\w+)_payload\.zip'|'ansible_' \+ '(\w+)' \+ '_payload\.zip'")
+_MODULE = re.compile(r"\w+")
+_FQN = re.compile(r"\w+(\.\w+)*")
+
+
+def _cut(data: bytes, places: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, list[bytes]]:
+    """Split data into its values and the digest of everything else."""
+    rest, values, at = hashlib.sha256(), [], 0
+    for before, after in places:
+        start = data.index(before, at) + len(before)
+        end = data.index(after, start)
+        rest.update(data[at:start] + b"\0")
+        values.append(data[start:end])
+        at = end
+    rest.update(data[at:])
+    return rest.digest(), values
+
+
+def _wrapper(digest: bytes) -> Wrapper:
+    try:
+        return WRAPPERS[digest.hex()]
+    except KeyError:
+        raise _Unknown("a wrapper that we have not read") from None
+
+
+def _parse_old(in_data: bytes, warmable: Warmable) -> Payload:
+    """2.14 to 2.18: the values stand where they are used."""
+    digest, values = _cut(in_data, _OLD_PLACES)
+    wrapper = _wrapper(digest)
+    shebang, rlimit, zipped, date, coverage, fqn, fqn_again, fqn_debug, params, prefix, file = values
+    _require(shebang.startswith(b"#!") and not coverage and fqn == fqn_again == fqn_debug)
+    module = _match(_OLD_PREFIX, prefix)
+    _require(module == _match(_OLD_FILE, file))
+    limit = int(_match(_RLIMIT, rlimit)) if rlimit else 0
+    return _payload(
+        wrapper, module.decode(), _string(fqn), "", _string(params), _date(_OLD_DATE, date), limit, (),
+        zipped[3:-3] if zipped.startswith(b'"""') else zipped[1:-1], warmable,
+    )  # fmt: skip
+
+
+def _parse_new(in_data: bytes, warmable: Warmable) -> Payload:
+    """From 2.19 on: the values are the arguments of one call at the end."""
+    keys = [key for key in _NEW_KEYS if key != b"secrets" or b"\nsecrets=frozenset(" in in_data]
+    places = [
+        (b"", b"\n"),
+        (_CALL + keys[0] + b"=", b",\n"),
+        *((b",\n" + key + b"=", b",\n") for key in keys[1:]),
+    ]
+    digest, values = _cut(in_data, places)
+    wrapper = _wrapper(digest)
+    _require(values[0].startswith(b"#!"))
+    value = dict(zip(keys, values[1:], strict=True))
+    _require(value[b"extensions"] == b"{}")
+    return _payload(
+        wrapper, _string(value[b"ansible_module"]), _string(value[b"module_fqn"]), _string(value[b"profile"]),
+        _string(value[b"params"]), _date(_NEW_DATE, value[b"date_time"]), int(value[b"rlimit_nofile"]),
+        _secrets(value.get(b"secrets", b"frozenset()")), value[b"zip_data"][1:-1], warmable,
+    )  # fmt: skip
+
+
+def _payload(
+    wrapper: Wrapper, module: str, fqn: str, profile: str, params: str, site_date: Date, rlimit: int,
+    secrets: tuple[str, ...], zip_text: bytes, warmable: Warmable,
+) -> Payload:  # fmt: skip
+    # The module's name becomes part of a file name on the target, the other one is imported.
+    _require(_MODULE.fullmatch(module) is not None and _FQN.fullmatch(fqn) is not None)
+    decoded = _decoded_zip(zip_text, warmable)
+    return Payload(
+        wrapper.family, module, fqn, profile, params.encode(), decoded.date, site_date, wrapper.site, rlimit,
+        secrets, decoded.manifest, decoded.blobs,
+    )  # fmt: skip
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise _Unknown("a value that a wrapper would not have")
+
+
+def _match(pattern: re.Pattern[bytes], value: bytes) -> bytes:
+    match = pattern.fullmatch(value)
+    if match is None:
+        raise _Unknown("a value that a wrapper would not have")
+    return next(group for group in match.groups() if group is not None)
+
+
+def _string(value: bytes) -> str:
+    simple = _SIMPLE_STRING.fullmatch(value)
+    if simple:
+        return simple[1].decode("ascii")
+    text = ast.literal_eval(value.decode("utf-8"))
+    _require(isinstance(text, str))
+    return str(text)
+
+
+def _date(pattern: re.Pattern[bytes], value: bytes) -> Date:
+    match = pattern.fullmatch(value)
+    if match is None:
+        raise _Unknown("a date that a wrapper would not have")
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
+    # repr() of a datetime leaves out seconds only when microseconds are 0 too, so one number is seconds.
+    return year, month, day, hour, minute, second
+
+
+def _secrets(value: bytes) -> tuple[str, ...]:
+    inside = value.removeprefix(b"frozenset(").removesuffix(b")")
+    found = ast.literal_eval(inside.decode("utf-8")) if inside else set()
+    _require(isinstance(found, set) and all(isinstance(secret, str) for secret in found))
+    return tuple(sorted(found))
+
+
+# ---- the zip ------------------------------------------------------------------------------------------
+
+_LOCAL = struct.Struct("<4s5H3L2H")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_END = struct.Struct("<4s4H2LH")
+_UNIX_20 = 3 << 8 | 20
+_UTF8_NAME = 0x800
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One file of a zip; data is still compressed."""
+
+    name: str
+    data: bytes
+    crc: int
+    inflated: int
+    method: int
+    external: int
+    when: tuple[int, int]
+    """Time and date as zip stores them."""
+
+    @property
+    def flags(self) -> int:
+        return 0 if self.name.isascii() else _UTF8_NAME
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A zip as blobs."""
+
+    date: Date
+    manifest: bytes
+    blobs: dict[bytes, bytes]
+
+
+_cache: OrderedDict[tuple[bytes, Warmable], _Decoded] = OrderedDict()
+_cache_lock = threading.Lock()
+
+
+def _decoded_zip(text: bytes, warmable: Warmable) -> _Decoded:
+    """Decode a zip, or take it from the cache: every item of a loop brings the same one."""
+    with _cache_lock:
+        found = _cache.get((text, warmable))
+        if found is not None:
+            _cache.move_to_end((text, warmable))
+            return found
+    try:
+        data = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise _Unknown("zip that is not base64") from error
+    decoded = _decode_zip(data, warmable)
+    with _cache_lock:
+        _cache[text, warmable] = decoded
+        while len(_cache) > CACHED_ZIPS:
+            _cache.popitem(last=False)
+    return decoded
+
+
+def _decode_zip(data: bytes, warmable: Warmable) -> _Decoded:
+    entries = list(_entries(data))
+    # The agent rebuilds the zip from the manifest. Doing that here first proves that it can.
+    _require(bool(entries) and _rebuild(entries) == data)
+    date = _unpack_date(entries[0].when)
+    blobs: dict[bytes, bytes] = {}
+    rows = []
+    for entry in entries:
+        name = hashlib.sha256(entry.data).digest()
+        blobs[name] = entry.data
+        own_date = None if entry.when == entries[0].when else _unpack_date(entry.when)
+        sizes = (entry.crc, len(entry.data), entry.inflated)
+        rows.append(
+            (entry.name, name, *sizes, entry.method, entry.external, own_date, warmable(entry.name))
+        )
+    listing: bytes = msgpack.packb(rows)
+    manifest = hashlib.sha256(listing).digest()
+    blobs[manifest] = listing
+    return _Decoded(date, manifest, blobs)
+
+
+def _entries(data: bytes) -> Iterator[_Entry]:
+    """Read the central directory and cut each file's bytes out, without inflating any.
+
+    Extra fields and comments are not looked for: ansible-core writes none, and rebuilding would show them.
+    """
+    _, _, _, count, _, _, at, _ = _END.unpack(data[-_END.size :])
+    for _ in range(count):
+        fields = _CENTRAL.unpack_from(data, at)
+        method, clock, day, crc, compressed, inflated, name_size = fields[4:11]
+        external, local = fields[15:]
+        at += _CENTRAL.size
+        name = data[at : at + name_size].decode("utf-8")
+        at += name_size
+        start = local + _LOCAL.size + name_size
+        _require(compressed <= BLOB_MAX and inflated <= BLOB_MAX and method in (0, 8))
+        yield _Entry(name, data[start : start + compressed], crc, inflated, method, external, (clock, day))
+
+
+def _rebuild(entries: Sequence[_Entry]) -> bytes:
+    """Write a zip as Python's zipfile does; bootstrap/agent.py has the same in its own subset."""
+    body, directory, at = [], [], 0
+    for entry in entries:
+        name = entry.name.encode()
+        clock, day = entry.when
+        common = (entry.method, clock, day, entry.crc, len(entry.data), entry.inflated, len(name), 0)
+        body += [_LOCAL.pack(b"PK\3\4", 20, entry.flags, *common), name, entry.data]
+        directory += [
+            _CENTRAL.pack(b"PK\1\2", _UNIX_20, 20, entry.flags, *common, 0, 0, 0, entry.external, at),
+            name,
+        ]
+        at += _LOCAL.size + len(name) + len(entry.data)
+    listing = b"".join(directory)
+    end = _END.pack(b"PK\5\6", 0, 0, len(entries), len(entries), len(listing), at, 0)
+    return b"".join([*body, listing, end])
+
+
+def _unpack_date(when: tuple[int, int]) -> Date:
+    clock, day = when
+    return (day >> 9) + 1980, day >> 5 & 15, day & 31, clock >> 11, clock >> 5 & 63, (clock & 31) * 2
+
+
+# ---- the command --------------------------------------------------------------------------------------
+
+_SHELL = "/bin/sh -c "
+_SUFFIX = " && sleep 0"
+_INTERPRETER = re.compile(r"[A-Za-z0-9_./+-]+")
+_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
+
+
+def parse_command(cmd: str) -> Command | None:
+    """Take apart the remote command of a pipelined module (ansible fact 2); None for any other shape.
+
+    The shapes are ``/bin/sh -c`` with an interpreter, assignments of ``environment:`` in front of it and
+    ``&& sleep 0`` behind it. The command is put together again from the parts and compared, so nothing that
+    a shell would treat specially goes unnoticed.
+    """
+    try:
+        words = shlex.split(cmd)
+    except ValueError:
+        return None
+    if len(words) != 3 or cmd != _SHELL + shlex.quote(words[2]):
+        return None
+    inner = words[2].removesuffix(_SUFFIX)
+    suffix = words[2][len(inner) :]
+    try:
+        *assignments, interpreter = shlex.split(inner)
+    except ValueError:
+        return None
+    env = {}
+    for word in assignments:
+        match = _ASSIGNMENT.fullmatch(word)
+        if match is None:
+            return None
+        env[match[1]] = match[2]
+    again = [f"{name}={shlex.quote(value)}" for name, value in env.items()] + [interpreter]
+    if not _INTERPRETER.fullmatch(interpreter) or " ".join(again) != inner:
+        return None
+    return Command(interpreter, {_bytes(name): _bytes(value) for name, value in env.items()}, suffix)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
