@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The callback door: Fatline for the whole run, with whatever strategy the play names."""
 
+# Documentation comes first, as in ansible-core's own plugins.
+# ruff: noqa: E402
 from __future__ import annotations
 
 DOCUMENTATION = """

@@ -4,13 +4,15 @@
 A shim, because ansible-core loads plugin files under names of its own; the code is in ``fatline.ansible``.
 """
 
+# Documentation comes first, as in ansible-core's own plugins.
+# ruff: noqa: E402
 from __future__ import annotations
 
 DOCUMENTATION = """
 name: ssh
 short_description: ssh with warm modules at the other end
 description:
-  - Connects with the C(ssh) program exactly as P(ansible.builtin.ssh#connection) does, and takes the same options.
+  - Connects with the C(ssh) program as P(ansible.builtin.ssh#connection) does, and takes the same options.
   - Modules are run by forking a Python interpreter that stays on the target while the connection lasts.
   - What cannot be run that way is run as P(ansible.builtin.ssh#connection) would run it.
 author: The Fatline project

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The strategy door: ansible-core's ``free``, with Fatline active for the whole run."""
 
+# Documentation comes first, as in ansible-core's own plugins.
+# ruff: noqa: E402
 from __future__ import annotations
 
 DOCUMENTATION = """

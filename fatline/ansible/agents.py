@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Finding a live agent for a connection, or booting one.
+
+Nothing here knows Ansible: a connection says by its keys which agent it means, and how to start one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from fatline.client import Attachment, Client
+from fatline.errors import CallTimeout, Dead, MuxError
+from fatline.protocol import AttachState
+
+# Systems fact 31: a wire that was silent for longer is probed, because the target may have lost power.
+IDLE_SECONDS = 5.0
+PROBE_SECONDS = 5.0
+
+# An agent that fails its probe is retired, so a second one that fails was opened meanwhile by somebody
+# else. Past this many the host is in trouble that stock ssh describes better.
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which agent is meant, and how it is handed to the mux."""
+
+    key: bytes
+    alias: bytes
+    label: str
+    persist: int
+    """Seconds that it stays when nobody is attached."""
+
+
+Start = Callable[[Client, Place], int]
+"""Boots an agent, hands its wire to the mux and returns its context id."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A live agent that this process's client is attached to."""
+
+    context_id: int
+    booted: bool
+
+
+def obtain(client: Client, place: Place, start: Start, timeout: float) -> Agent:
+    """Return the agent of `place`, booted with `start` if there is none.
+
+    :raises BootError: from `start`; the lease is given back first, so that no other client waits in vain.
+    """
+    for _ in range(_ATTEMPTS):
+        found = client.attach(place.key, lease=True, timeout=timeout)
+        if found.state == AttachState.LEASE:
+            return Agent(_boot(client, place, start), booted=True)
+        if _alive(client, found):
+            return Agent(found.context_id, booted=False)
+    raise CallTimeout(
+        f"{place.label}: {_ATTEMPTS} agents in turn did not answer within {PROBE_SECONDS:.0f} s"
+    )
+
+
+def find(client: Client, key: bytes) -> Agent | None:
+    """Return the agent opened under `key` or alias `key`, if it is alive; never boot one."""
+    found = client.attach(key, lease=False)
+    if found.state != AttachState.FOUND or not _alive(client, found):
+        return None
+    return Agent(found.context_id, booted=False)
+
+
+def retire_all(client: Client, alias: bytes) -> int:
+    """Let no further task find any agent of a connection; return how many there were."""
+    count = 0
+    for context_id in _attached(client, alias):
+        client.retire(context_id)
+        count += 1
+    return count
+
+
+def _attached(client: Client, alias: bytes) -> Iterator[int]:
+    """Yield each agent of a connection; the caller retires one before it asks for the next."""
+    seen: set[int] = set()
+    while True:
+        found = client.attach(alias, lease=False)
+        if found.state != AttachState.FOUND or found.context_id in seen:
+            return
+        seen.add(found.context_id)
+        yield found.context_id
+
+
+def _alive(client: Client, found: Attachment) -> bool:
+    """Say whether an agent can be used; one that is silent is retired on the way."""
+    if found.idle_seconds <= IDLE_SECONDS:
+        return True
+    try:
+        client.ping(found.context_id, PROBE_SECONDS)
+    except Dead:
+        return False
+    except CallTimeout:
+        client.retire(found.context_id)
+        return False
+    return True
+
+
+def _boot(client: Client, place: Place, start: Start) -> int:
+    """Boot an agent under the lease on its key; whatever fails gives the lease back."""
+    try:
+        return start(client, place)
+    except BaseException:
+        with contextlib.suppress(MuxError, CallTimeout, Dead):
+            client.abandon(place.key)
+        raise

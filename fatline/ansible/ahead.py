@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connect the hosts of a batch before their first task reaches them.
+
+The first hosts of a batch are connected by their own workers in the same moment; those beyond the number of
+forks would wait. A helper forked from the main process boots their agents meanwhile. It is a process, not a
+thread, because the main process forks a worker for every task and a fork should find no other thread
+in the middle of anything (systems fact 38).
+
+Limits (ansible fact 33): only hosts that the play's first task will reach anyway, never with a password or
+a prompt, a bounded number of logins at a time, and no further login after one that was refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fatline.ansible import agents, run, versions
+from fatline.ansible.connection import Connection
+from fatline.ansible.sshargs import SshPlan, persist_seconds
+from fatline.client import get_client
+from fatline.errors import BootError, FatlineError
+
+# systems fact 16: sshd's MaxStartups begins to drop logins at 10. Hosts may share a first hop, so all of
+# them together count as one.
+LOGINS_AT_A_TIME = 8
+
+_MASTER_SECONDS = 60
+_BATCH_MODE = (b"-o", b"BatchMode=yes")
+
+_helpers: list[int] = []
+
+
+def connect(play: Any, play_context: Any) -> None:
+    """Start connecting the hosts of a play's current batch; returns at once."""
+    _reap()
+    if play_context is None or not _reaches_hosts_at_once(play):
+        return
+    hosts = versions.batch(play)[versions.forks() :]
+    if not hosts:
+        return
+    pid = os.fork()
+    if pid:
+        _helpers.append(pid)
+        return
+    try:
+        _become_helper()
+        _connect_all(play, play_context, hosts)
+    finally:
+        os._exit(0)
+
+
+def stop() -> None:
+    """End what is still connecting, at the end of the run."""
+    for pid in _helpers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    for pid in _helpers:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+    _helpers.clear()
+
+
+def _reap() -> None:
+    for pid in list(_helpers):
+        try:
+            ended, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            ended = pid
+        if ended:
+            _helpers.remove(pid)
+
+
+def _become_helper() -> None:
+    """Keep quiet: what fails here is told by the task that meets it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+
+
+def _reaches_hosts_at_once(play: Any) -> bool:
+    """Say whether the play's first task goes to every host of the batch without a condition."""
+    if versions.gathers_facts(play):
+        return True
+    task = versions.first_task(play)
+    return task is not None and not (task.when or task.run_once or task.delegate_to or task.loop_with)
+
+
+def _connect_all(play: Any, play_context: Any, hosts: Sequence[Any]) -> None:
+    # Set by a login that was refused: another try may lock the account.
+    refused = threading.Event()
+    main_pid = os.getppid()
+    with ThreadPoolExecutor(LOGINS_AT_A_TIME) as pool:
+        for host in hosts:
+            if refused.is_set() or os.getppid() != main_pid:
+                return
+            # Templating is not safe in threads, so connections are built here and only used there.
+            with contextlib.suppress(Exception):
+                connection, interpreter = versions.connection_for(play, play_context, host)
+                if isinstance(connection, Connection) and not versions.connection_password(connection):
+                    pool.submit(_login, connection, interpreter, refused)
+
+
+def _login(connection: Connection, interpreter: str | None, refused: threading.Event) -> None:
+    if refused.is_set():
+        return
+    plan = connection.fl_plan()
+    if run.current().given_up(plan.key):
+        return
+    if interpreter is None:
+        _start_master(plan, refused)
+        return
+    try:
+        place = connection.fl_place(plan, interpreter)
+        start = connection.fl_starter(interpreter, _BATCH_MODE)
+        agents.obtain(get_client(), place, start, connection.fl_login_seconds())
+    except BootError as error:
+        _note_refusal(error.stderr, refused)
+    except FatlineError:
+        return
+
+
+def _start_master(plan: SshPlan, refused: threading.Event) -> None:
+    """Log in without running anything: which Python the host has is only known after discovery."""
+    if not plan.own_control_path or not persist_seconds(plan.options):
+        return
+    at = plan.program + 1
+    command = [*plan.argv[:at], *_BATCH_MODE, *plan.argv[at : plan.options_end], b"-f", b"-N", plan.tail[0]]
+    # A file, not a pipe: the master that goes to the background keeps it open.
+    with tempfile.TemporaryFile() as stderr, contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            timeout=_MASTER_SECONDS,
+            check=False,
+        )
+        stderr.seek(0)
+        _note_refusal(stderr.read(), refused)
+
+
+def _note_refusal(stderr: bytes, refused: threading.Event) -> None:
+    if b"Permission denied" in stderr or b"Too many authentication failures" in stderr:
+        refused.set()

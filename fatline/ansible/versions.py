@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one module that knows ansible-core's versions and its private names.
+
+Private names used, and why there is no public way:
+
+``PluginLoader.get_with_context``
+    wrapped, so that ``ssh`` leads to Fatline's class while ``ansible_connection`` keeps its value
+    (ansible facts 20 and 21).
+``ssh.Connection._bare_run``
+    overridden: it has one signature in all supported releases and lies below core's retries, messages
+    and UNREACHABLE (ansible fact 14).
+``ssh.Connection._build_command``
+    extended and called: core's own ssh arguments are the ones that the agent's ssh must have.
+``ssh.Connection._file_transport_command``
+    overridden: the common point of put_file and fetch_file, after their checks.
+``ssh.Connection.sshpass_pipe``, ``shm``, ``_init_shm``, ``_sshpass_cmd``
+    core's ways of handing a password to ssh (ansible fact 15).
+``ssh.AnsibleControlPersistBrokenPipeError``, ``b_NOT_SSH_ERRORS``
+    so that a failed boot is reported exactly as core reports a failed ssh.
+``C.config`` and ``_resolve_option_variables``, ``PlayContext``
+    the origin of an option, the registration of options under a second name (ansible fact 22), and the
+    recipe that core itself uses for ``meta: reset_connection`` to build a connection in the main process.
+
+Nothing is gated on a version number: what a release lacks is noticed by its absence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import ansible
+from ansible import constants as C
+from ansible import context
+from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure, AnsibleError
+from ansible.playbook.block import Block
+from ansible.playbook.task import Task
+from ansible.plugins.connection import ssh as stock_ssh
+from ansible.plugins.loader import connection_loader
+from ansible.release import __version__ as CORE_VERSION
+
+try:
+    from ansible._internal._templating._engine import TemplateEngine
+except ImportError:  # before 2.19
+    from ansible.template import Templar as TemplateEngine
+
+StockConnection = stock_ssh.Connection
+
+# Actions that run on the controller alone and so connect to nothing.
+_ON_CONTROLLER = frozenset(
+    prefix + name
+    for prefix in ("", "ansible.builtin.", "ansible.legacy.")
+    for name in (
+        "add_host", "assert", "debug", "fail", "group_by", "import_role", "import_tasks", "include",
+        "include_role", "include_tasks", "include_vars", "meta", "pause", "set_fact", "set_stats",
+        "validate_argument_spec",
+    )
+)  # fmt: skip
+
+# The second form is a decorator that does not tell what it wraps (2.19 to 2.21).
+_BARE_RUN = (["self", "cmd", "in_data", "sudoable", "checkrc"], ["self", "args", "kwargs"])
+_METHODS = ("_bare_run", "_build_command", "_file_transport_command", "_run", "reset")
+
+
+class RunLost(AnsibleAuthenticationFailure):  # type: ignore[misc]
+    """The connection broke after the command may have started: UNREACHABLE, and never tried again.
+
+    Rule 13. Core's retry loop leaves exactly one family of failures alone, those of authentication, so
+    this is one of them, with its own words.
+    """
+
+
+def misfit() -> str:
+    """Say what this ansible-core lacks that the ssh connection rests on; empty if all is there."""
+    missing = [name for name in _METHODS if not hasattr(StockConnection, name)]
+    if missing:
+        return f"ansible-core {CORE_VERSION} has no ssh.Connection.{missing[0]}"
+    parameters = list(inspect.signature(StockConnection._bare_run).parameters)
+    if parameters not in _BARE_RUN:
+        return f"ansible-core {CORE_VERSION} calls ssh.Connection._bare_run with {', '.join(parameters)}"
+    return ""
+
+
+# ---- options ----------------------------------------------------------------------------------------
+
+
+def option_origin(connection: Any, option: str, variables: Mapping[str, Any] | None) -> str:
+    """Say where an option's value comes from: ``default``, or a place the user wrote it in."""
+    origins = getattr(connection, "_origins", None)
+    if origins is not None and option in origins:
+        return str(origins[option])
+    _, origin = C.config.get_config_value_and_origin(
+        option, plugin_type="connection", plugin_name=connection._load_name, variables=variables
+    )
+    return str(origin)
+
+
+def register_options(connection: Any, name: str) -> None:
+    """Make a connection's option definitions known under a second name (ansible fact 22)."""
+    if not C.config.has_configuration_definition("connection", name):
+        options = C.config.get_configuration_definitions("connection", connection._load_name)
+        C.config.initialize_plugin_configuration_definitions("connection", name, options)
+
+
+def connection_password(connection: Any) -> str | None:
+    """Return the password that core would hand to ssh."""
+    password = connection.get_option("password") or connection._play_context.password
+    return None if password is None else str(password)
+
+
+def scratch_directory() -> str:
+    """Return the directory that only this run uses; core puts temporary key files into it."""
+    return str(C.DEFAULT_LOCAL_TMP)
+
+
+# ---- spawning ssh as core does -----------------------------------------------------------------------
+
+
+@dataclass
+class Channel:
+    """How core gives ssh its password: a prefix to the arguments, an environment, a pipe."""
+
+    prefix: list[bytes] = field(default_factory=list)
+    environ: dict[str, str] | None = None
+    pass_fds: tuple[int, ...] = ()
+    new_session: bool = False
+
+
+@contextlib.contextmanager
+def password_channel(connection: Any) -> Iterator[Channel]:
+    """Prepare core's password mechanism for one more ssh; clean up whatever happens (ansible fact 15).
+
+    Leave it only when ssh has logged in or ended: the askpass helper reads the shared memory late.
+    """
+    channel = Channel()
+    try:
+        _use_askpass(connection, channel)
+        _use_sshpass(connection, channel)
+        yield channel
+    finally:
+        close_sshpass_pipe(connection)
+        _drop_shared_memory(connection)
+
+
+def _use_askpass(connection: Any, channel: Channel) -> None:
+    init = getattr(connection, "_init_shm", None)
+    arguments = init() if init is not None else {}
+    channel.environ = arguments.get("env")
+    channel.new_session = bool(arguments.get("start_new_session"))
+
+
+def _use_sshpass(connection: Any, channel: Channel) -> None:
+    """Fill the pipe that sshpass reads; a password fits into it, so nobody has to read first."""
+    command = getattr(connection, "_sshpass_cmd", None)
+    if command is not None:
+        channel.prefix = command()
+    pipe = getattr(connection, "sshpass_pipe", None)
+    if pipe:
+        os.write(pipe[1], os.fsencode(connection_password(connection) or "") + b"\n")
+        channel.pass_fds = (pipe[0],)
+
+
+def _drop_shared_memory(connection: Any) -> None:
+    memory = getattr(connection, "shm", None)
+    if memory is None:
+        return
+    memory.close()
+    with contextlib.suppress(FileNotFoundError):
+        memory.unlink()
+    connection.shm = None
+
+
+@contextlib.contextmanager
+def own_sshpass_pipe(connection: Any) -> Iterator[None]:
+    """Keep the pipe of the command that core has built while another ssh command is built and started."""
+    kept = getattr(connection, "sshpass_pipe", None)
+    connection.sshpass_pipe = None
+    try:
+        yield
+    finally:
+        connection.sshpass_pipe = kept
+
+
+def close_sshpass_pipe(connection: Any) -> None:
+    """Close the pipe of a command that will not be run after all."""
+    for descriptor in getattr(connection, "sshpass_pipe", None) or ():
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    connection.sshpass_pipe = None
+
+
+# ---- failures in core's own words --------------------------------------------------------------------
+
+
+def ssh_failed(connection: Any, cmd: list[bytes], rc: int, stderr: bytes, has_input: bool) -> None:
+    """Raise what core's `_bare_run` raises when ssh itself ended with `rc`; return where it returns.
+
+    For ssh that failed before anything was sent: core may try again.
+    """
+    words = stderr.decode(errors="replace")
+    if rc in range(1, 7) and hasattr(connection, "_sshpass_cmd") and cmd[0] != b"sshpass":
+        # Core's retry loop knows sshpass's exit status by the name of the program, which its own
+        # `_bare_run` puts in front of this very list.
+        cmd.insert(0, b"sshpass")
+    if _host_key_trouble(connection, rc, stderr):
+        raise AnsibleError(
+            "Using a SSH password instead of a key is not possible because Host Key checking is enabled. "
+            "Please add this host's fingerprint to your known_hosts file to manage this host."
+        )
+    if rc == 255 and b"mux_client_hello_exchange: write packet: Broken pipe" in stderr:
+        raise stock_ssh.AnsibleControlPersistBrokenPipeError(
+            f"Data could not be sent because of ControlPersist broken pipe: {words}"
+        )
+    if rc == 255 and has_input:
+        raise AnsibleConnectionFailure(_not_sent(connection, words))
+
+
+def run_lost(connection: Any, stderr: bytes, has_input: bool) -> NoReturn:
+    """Raise UNREACHABLE for a command that may have run, in the words core uses for exit status 255."""
+    if connection._play_context.no_log:
+        # Rule 8: what the command wrote is not repeated.
+        raise RunLost("Failed to connect to the host via ssh: <error censored due to no log>")
+    words = stderr.decode(errors="replace").rstrip()
+    if has_input:
+        raise RunLost(_not_sent(connection, words))
+    raise RunLost(f"Failed to connect to the host via ssh: {words}")
+
+
+def is_connection_failure(stdout: bytes, stderr: bytes) -> bool:
+    """Say whether core takes an exit status of 255 with this output for a failure of ssh."""
+    return not any(mark in stdout or mark in stderr for mark in stock_ssh.b_NOT_SSH_ERRORS)
+
+
+def _not_sent(connection: Any, words: str) -> str:
+    return (
+        f'Data could not be sent to remote host "{connection.host}". '
+        f"Make sure this host can be reached over ssh: {words}"
+    )
+
+
+def _host_key_trouble(connection: Any, rc: int, stderr: bytes) -> bool:
+    if not connection_password(connection) or not connection.get_option("host_key_checking"):
+        return False
+    return rc == 6 or (
+        hasattr(connection, "_init_shm")
+        and (b"Host key verification failed" in stderr or b"can't open /dev/tty" in stderr)
+    )
+
+
+# ---- building a connection in the main process --------------------------------------------------------
+
+
+def forks() -> int:
+    """Return how many hosts core serves at the same time."""
+    return int(context.CLIARGS.get("forks") or C.DEFAULT_FORKS)
+
+
+def batch(play: Any) -> list[Any]:
+    """Return the hosts of the current batch, in core's order, without those that an earlier play lost."""
+    inventory = play.get_variable_manager()._inventory
+    hosts = inventory.get_hosts(play.hosts, order=play.order)
+    return [host for host in hosts if host.name not in play._removed_hosts]
+
+
+def gathers_facts(play: Any) -> bool:
+    """Say whether the play begins with the implicit setup task on every host."""
+    if play.gather_facts is None:
+        return bool(C.DEFAULT_GATHERING == "implicit")
+    return play.gather_facts is True
+
+
+@dataclass(frozen=True)
+class FirstTask:
+    """What decides whether a play's first task reaches every host."""
+
+    when: bool
+    run_once: bool
+    delegate_to: bool
+    loop_with: bool
+
+
+def first_task(play: Any) -> FirstTask | None:
+    """Look at the first task of a play; None if it is not certain which one that is."""
+    if play.roles and not play.pre_tasks:
+        return None
+    blocks = play.pre_tasks or play.tasks
+    task = blocks[0].block[0] if blocks and blocks[0].block else None
+    if task is None or not isinstance(task, Task) or task.action in _ON_CONTROLLER:
+        return None
+    return FirstTask(
+        when=bool(task.when or blocks[0].when),
+        run_once=bool(task.run_once),
+        delegate_to=bool(task.delegate_to),
+        loop_with=bool(task.loop or task.loop_with),
+    )
+
+
+def connection_for(play: Any, play_context: Any, host: Any) -> tuple[Any, str | None]:
+    """Build a host's connection as ``meta: reset_connection`` does; also its Python, if that is fixed."""
+    manager, loader = play.get_variable_manager(), play.get_loader()
+    task = Block.load({"meta": "noop"}, play=play, variable_manager=manager, loader=loader).block[0]
+    variables = manager.get_vars(play=play, host=host, task=task)
+    templar = TemplateEngine(loader=loader, variables=variables)
+    fixed = play_context.set_task_and_variable_override(task=task, variables=variables, templar=templar)
+    fixed.post_validate(templar=templar)
+    fixed.remote_addr = fixed.remote_addr or host.address
+    fixed.update_vars(variables)
+    connection = connection_loader.get(fixed.connection, fixed, os.devnull)
+    task_keys = {**task.dump_attrs(), "timeout": fixed.timeout}
+    del task_keys["retries"]
+    connection.set_options(task_keys=task_keys, var_options=_option_variables(connection, variables, templar))
+    fixed.set_attributes_from_plugin(connection)
+    connection.host = connection.get_option("host") or fixed.remote_addr
+    return connection, _fixed_interpreter(variables, templar)
+
+
+def _option_variables(connection: Any, variables: Any, templar: Any) -> dict[str, Any]:
+    resolve = getattr(connection, "_resolve_option_variables", None)
+    if resolve is not None:
+        return dict(resolve(variables, templar))
+    names = C.config.get_plugin_vars("connection", connection._load_name)
+    return {name: templar.template(variables[name]) for name in names if name in variables}
+
+
+def _fixed_interpreter(variables: Any, templar: Any) -> str | None:
+    chosen = variables.get("ansible_python_interpreter")
+    if chosen is None:
+        chosen = C.config.get_config_value("INTERPRETER_PYTHON", variables=variables)
+    else:
+        chosen = templar.template(chosen)
+    text = str(chosen or "auto")
+    return None if text.startswith("auto") or not text.startswith("/") else text
+
+
+# ---- payloads ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def ships(name: str) -> bool:
+    """Say whether ansible-core itself ships this file of a payload's zip below ``module_utils``.
+
+    Only such files may be imported by an agent's warm parent.
+    """
+    prefix, separator, rest = name.partition("ansible/module_utils/")
+    if prefix or not separator or ".." in rest.split("/"):
+        return False
+    return os.path.isfile(os.path.join(os.path.dirname(ansible.__file__), "module_utils", rest))
