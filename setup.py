@@ -107,12 +107,13 @@ def collection_packages() -> dict[str, str]:
 
 
 COLLECTION_PACKAGES = collection_packages()
+PLAYBOOK_FILES = ("*.yml", "files/*", "templates/*")
 
 setup(
     packages=[*find_packages(include=["fatline", "fatline.*"]), "fatline.bootstrap", *COLLECTION_PACKAGES],
     package_dir={"fatline.bootstrap": "bootstrap", **COLLECTION_PACKAGES},
     package_data={
-        "fatline": ["py.typed", "*.pyi"],
+        "fatline": ["py.typed", "*.pyi", *(f"cli/bench/playbooks/{part}" for part in PLAYBOOK_FILES)],
         **{name: ["*.yml", "*.md"] for name in COLLECTION_PACKAGES},
     },
     ext_modules=[extension()],

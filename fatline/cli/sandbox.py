@@ -85,8 +85,8 @@ class PrivateSshd:
     ) -> None:
         """Plan a server that keeps all its files in `directory`, which must be private to the user.
 
-        `environment` is added to that of every session and `options` are lines for sshd_config; both win over
-        this class's own.
+        `environment` is added to that of every session and `options` are lines for sshd_config; both win
+        over this class's own.
         """
         self.directory = directory
         self.user = login_name()
@@ -134,7 +134,7 @@ class PrivateSshd:
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
-        sessions = _children(self.pid)
+        sessions = self.session_pids()
         assert keeper.stdin is not None
         keeper.stdin.close()
         try:
@@ -146,6 +146,10 @@ class PrivateSshd:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         self.pid = 0
+
+    def session_pids(self) -> list[int]:
+        """The processes that serve connections now, one or two each; empty where /proc does not tell."""
+        return _children(self.pid)
 
     def __enter__(self) -> PrivateSshd:
         self.start()
@@ -259,7 +263,7 @@ class PrivateSshd:
 
 
 def find_sshd() -> str:
-    """The absolute path of sshd, which it insists on being started by. SandboxError with advice if missing."""
+    """The absolute path of sshd, which insists on being started by it. SandboxError if there is none."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/sbin"])
     sshd = shutil.which("sshd", path=path)
     if sshd is None:

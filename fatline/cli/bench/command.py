@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The options of ``fatline bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from fatline.cli import exits
+from fatline.cli.bench import report
+from fatline.cli.bench.lab import Lab, RunFailed
+from fatline.cli.bench.meter import MeterError
+from fatline.cli.bench.runner import Result, Runner
+from fatline.cli.bench.scenarios import SCENARIOS, Scenario
+from fatline.cli.bench.variants import BASELINES, DOORS, Variant, VariantError, fatline
+from fatline.cli.mux import memory_kb
+from fatline.cli.progress import progress
+from fatline.cli.sandbox import SandboxError
+from fatline.cli.tools import at_least, default_python
+
+DEFAULT_SCENARIOS = ("ping", "loop100")
+
+EPILOG = f"""\
+scenarios:
+{{scenarios}}
+
+examples:
+  fatline bench                                     ping and loop100 against stock
+  fatline bench --scenario loop100 --against stock,mitogen
+  fatline bench --scenario mixed --hosts 10 --rtt 50 --runs 3
+  fatline bench --scenario all --json figures.json --plot figures.svg
+
+Targets are private sshds on loopback that start no shell start-up files. Variants run in turn (A B A B)
+and must all end with the same recap, or the bench fails. stock and mitogen have pipelining on; fatline has
+its one line in ansible.cfg and nothing else.
+
+{exits.EXPLAINED}"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``bench`` to the command line."""
+    listed = "\n".join(f"  {scenario.name:<12}{scenario.title}" for scenario in SCENARIOS.values())
+    parser = commands.add_parser(
+        "bench",
+        help="measure playbooks under Fatline, stock ansible-core and Mitogen",
+        description="Measure playbooks under Fatline and others: time, CPU, memory, bytes on the wire.",
+        epilog=EPILOG.format(scenarios=listed),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_what(parser)
+    _add_how(parser)
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON; '-' for stdout")
+    parser.add_argument("--plot", metavar="FILE", help="draw wall times; FILE ends with .png or .svg")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure what the options ask for, and report it."""
+    try:
+        if options.plot:
+            report.check_plot(options.plot)
+        results = measure(options)
+    except (VariantError, SandboxError, MeterError, report.ReportError) as error:
+        return exits.complain(str(error), exits.CANNOT_RUN)
+    except RunFailed as error:
+        return exits.complain(str(error), exits.FAILED)
+    # With --json -, stdout is the document's alone.
+    table = sys.stderr if options.json == "-" else sys.stdout
+    print(*report.table(results), report.HOW_MEASURED, sep="\n", file=table)
+    if options.json:
+        report.write_json(options.json, report.document(results, report.machine()))
+    if options.plot:
+        report.plot(options.plot, results)
+    return exits.OK
+
+
+def measure(options: argparse.Namespace) -> list[Result]:
+    """Run every scenario that the options name and return the figures."""
+    scenarios, variants = _chosen_scenarios(options), _chosen_variants(options)
+    steps = len(scenarios) * Runner.steps(variants, options.runs)
+    with (
+        tempfile.TemporaryDirectory(prefix="fatline-") as directory,
+        Lab(Path(directory), options.hosts, options.rtt, options.python) as lab,
+        progress(steps) as step,
+    ):
+        runner = Runner(
+            lab, variants, runs=options.runs, rtt_ms=options.rtt, mux_memory=memory_kb, progress=step
+        )
+        return [result for scenario in scenarios for result in runner.run(scenario, options.size)]
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        choices=[*SCENARIOS, "all"],
+        metavar="NAME",
+        help=f"what to run; may be repeated; 'all' for all (default: {', '.join(DEFAULT_SCENARIOS)})",
+    )
+    parser.add_argument(
+        "--against",
+        type=_baselines,
+        default=["stock"],
+        metavar="NAMES",
+        help=f"what to compare with: {', '.join(BASELINES)}, separated by commas (default: stock)",
+    )
+    parser.add_argument(
+        "--door", choices=DOORS, default="strategy", help="how Fatline is turned on (default: strategy)"
+    )
+    parser.add_argument("--without-fatline", action="store_true", help="measure only what --against names")
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hosts", type=at_least(1), default=1, metavar="N", help="targets (default: 1)")
+    parser.add_argument(
+        "--rtt", type=_milliseconds, default=0.0, metavar="MS", help="round-trip time, added by a relay"
+    )
+    parser.add_argument(
+        "--runs", type=at_least(1), default=5, metavar="N", help="timing runs of each variant (default: 5)"
+    )
+    parser.add_argument(
+        "--size", type=at_least(1), default=256, metavar="MIB", help="the file of bigfile (default: 256)"
+    )
+    parser.add_argument(
+        "--python",
+        default=default_python(),
+        metavar="PATH",
+        help="interpreter on the targets (default: %(default)s)",
+    )
+
+
+def _chosen_scenarios(options: argparse.Namespace) -> Sequence[Scenario]:
+    names = options.scenario or DEFAULT_SCENARIOS
+    return [SCENARIOS[name] for name in (SCENARIOS if "all" in names else dict.fromkeys(names))]
+
+
+def _chosen_variants(options: argparse.Namespace) -> Sequence[Variant]:
+    baselines = [BASELINES[name] for name in options.against]
+    return baselines if options.without_fatline else [fatline(options.door), *baselines]
+
+
+def _baselines(text: str) -> list[str]:
+    names = list(dict.fromkeys(text.split(",")))
+    if unknown := [name for name in names if name not in BASELINES]:
+        raise argparse.ArgumentTypeError(
+            f"unknown: {', '.join(unknown)} (there are {', '.join(BASELINES)}; fatline itself always runs)"
+        )
+    return names
+
+
+def _milliseconds(text: str) -> float:
+    if not 0 <= (value := float(text)) <= 10_000:
+        raise argparse.ArgumentTypeError("must be between 0 and 10000")
+    return value
