@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e_support import mux_pid, wait_gone
+from e2e_support import MakeRelay, MakeSshd, mux_pid, wait_gone
 
 from fatline import client as client_module
 from fatline.cli.bench.relay import Relay
@@ -22,9 +22,6 @@ from fatline.cli.sandbox import Keys, PrivateSshd, SandboxError
 from fatline.client import Client, get_client
 from fatline.errors import FatlineError
 from fatline.router import Router
-
-MakeSshd = Callable[..., PrivateSshd]
-MakeRelay = Callable[..., Relay]
 
 
 @pytest.fixture(scope="session")

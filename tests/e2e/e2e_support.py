@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from fatline import runs
+from fatline.cli.bench.relay import Relay
+from fatline.cli.sandbox import PrivateSshd
 from fatline.client import Client
 
 # For anything that is to happen at once: generous, because test machines are busy.
@@ -21,6 +23,12 @@ DEADLINE = 20.0
 LOSS_SECONDS = 2.0
 
 T = TypeVar("T")
+
+MakeSshd = Callable[..., PrivateSshd]
+"""What the fixture `make_sshd` gives."""
+
+MakeRelay = Callable[..., Relay]
+"""What the fixture `make_relay` gives."""
 
 
 def wait_for(what: str, condition: Callable[[], T], timeout: float = DEADLINE) -> T:

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MakeSshd
-from e2e_support import DEADLINE, interpreters, is_alive, shell, wait_for, wait_gone
+from e2e_support import DEADLINE, MakeSshd, interpreters, is_alive, shell, wait_for, wait_gone
 
 from fatline import boot
 from fatline.cli.sandbox import PrivateSshd
@@ -109,7 +108,7 @@ def test_a_missing_interpreter_has_a_stage_of_its_own() -> None:
 def test_a_missing_program_is_told_in_words(client: Client) -> None:
     key = secrets.token_bytes(32)
     client.attach(key)
-    with pytest.raises(BootError, match="web1: .*cannot execute no-such-ssh: No such file") as caught:
+    with pytest.raises(BootError, match=r"web1: .*cannot execute no-such-ssh: No such file") as caught:
         boot.start_agent(
             client,
             key,
@@ -188,7 +187,7 @@ def test_stderr_comes_as_it_is_said(tmp_path: Path) -> None:
 
 
 def test_passed_descriptors_keep_their_numbers() -> None:
-    """sshpass is told the number of its password's descriptor in argv (ansible fact 15)."""
+    """The program sshpass is told the number of its password's descriptor in argv (ansible fact 15)."""
     read, write = os.pipe()
     os.write(write, b"secret")
     os.close(write)
