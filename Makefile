@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Everything below works on a machine that has Python 3.10+, gcc and make: see `make help`.
+
+PYTHON ?= python3
+SECONDS ?= 60
+BENCH ?=
+TESTS ?= tests
+export PYTHON
+export CI
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+MESON := $(BIN)/meson
+SECTION := .ci/section
+
+# What a change of calls for a new installation.
+SOURCES := $(shell find csrc fatline bootstrap ansible_plugins -type f \
+	-not -name '*.pyc' -not -path '*/__pycache__/*') setup.py pyproject.toml VERSION
+
+.PHONY: help install demo test lint c-test poll-test sanitize fuzz py-test bench micro-bench clean
+
+help: ## this list
+	@echo "Usage: make TARGET [VARIABLE=value]"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
+	@echo
+	@echo "Variables: PYTHON=$(PYTHON) for the virtual environment; SECONDS=$(SECONDS) for fuzz;"
+	@echo "TESTS=tests/unit/test_x.py for py-test; BENCH='--scenario all --runs 3' for bench."
+
+demo: $(STAMPS)/installed ## run a playbook under stock Ansible and under Fatline, print both times
+	@$(BIN)/fatline demo
+
+install: $(STAMPS)/installed ## make .venv with ansible-core and Fatline in it
+
+# pytest comes last, so that its closing line is the closing line.
+ifeq ($(CI),true)
+test: lint c-test poll-test sanitize fuzz py-test
+else
+test: c-test py-test ## C and Python tests; with CI=true lint, sanitizers, poll(2) build and fuzzing too
+endif
+.NOTPARALLEL:
+
+lint: $(STAMPS)/tools ## ruff, mypy, clang-format, clang-tidy, cppcheck
+	@$(SECTION) "ruff" $(BIN)/ruff check .
+	@$(SECTION) "ruff format" $(BIN)/ruff format --check --quiet .
+	@$(SECTION) "mypy" $(BIN)/mypy
+	@$(SECTION) "clang-format" .ci/checker clang-format --dry-run --Werror $(C_FILES)
+	@$(MAKE) --no-print-directory build/c/build.ninja
+	@$(SECTION) "clang-tidy" .ci/checker clang-tidy --quiet -p build/c $(CORE_C)
+	@$(SECTION) "cppcheck" .ci/checker cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr \
+		--enable=warning,performance,portability -I csrc/core $(CORE_C)
+
+c-test: build/c/build.ninja ## C unit tests
+	@$(SECTION) "C tests (epoll)" $(MESON) test -C build/c --print-errorlogs
+
+poll-test: build/poll/build.ninja ## C unit tests of the poll(2) build
+	@$(SECTION) "C tests (poll)" $(MESON) test -C build/poll --print-errorlogs
+
+sanitize: build/sanitize/build.ninja ## C unit tests under ASan and UBSan
+	@$(SECTION) "C tests (ASan, UBSan)" $(MESON) test -C build/sanitize --print-errorlogs
+
+fuzz: build/fuzz/build.ninja ## fuzz targets, SECONDS in all
+	@$(SECTION) "fuzz" .ci/fuzz build/fuzz $(SECONDS)
+
+py-test: $(STAMPS)/tools ## Python unit, agent and end-to-end tests
+	@$(SECTION) "Python tests" $(BIN)/pytest -q $(TESTS)
+
+bench: $(STAMPS)/bench ## fatline bench with the options in BENCH
+	@$(BIN)/fatline bench $(BENCH)
+
+micro-bench: build/release/build.ninja ## the mux against a bare relay
+	@$(MESON) test -C build/release --benchmark --verbose
+
+clean: ## remove everything that was built, .venv included
+	rm -rf build $(VENV) *.egg-info
+
+$(STAMPS)/venv:
+	@.ci/system-packages build
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# Not editable: ansible-core finds the collection only where it is really installed. The folder in which
+# setuptools builds is emptied first, or files that were removed would be installed for ever.
+$(STAMPS)/installed: $(STAMPS)/venv $(SOURCES)
+	@echo "Building and installing Fatline"
+	@rm -rf build/lib* build/temp* build/bdist* fatline.egg-info
+	@$(BIN)/pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(STAMPS)/tools: $(STAMPS)/installed
+	@.ci/system-packages check
+	@echo "Installing test tools"
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'fatline[test,dev]'
+	@touch $@
+
+$(STAMPS)/bench: $(STAMPS)/installed
+	@echo "Installing what is compared with"
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'fatline[bench]'
+	@touch $@
+
+build/%/build.ninja: | $(STAMPS)/tools
+	@PATH="$(abspath $(BIN)):$$PATH" $(MESON) setup build/$* $(MESON_$*) >build/$*.log || \
+		{ cat build/$*.log; exit 1; }
+
+MESON_c := --buildtype=debugoptimized
+MESON_poll := --buildtype=debugoptimized -Dloop=poll
+MESON_sanitize := --buildtype=debug -Db_sanitize=address,undefined -Db_lundef=false
+MESON_release := --buildtype=release
