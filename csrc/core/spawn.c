@@ -131,7 +131,8 @@ limit_descriptors(const struct fl_spawn *spawn)
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0) {
         return -errno;
     }
-    limit.rlim_cur = spawn->nofile;
+    limit.rlim_cur = spawn->nofile < limit.rlim_max ? spawn->nofile
+                                                    : limit.rlim_max;
     return setrlimit(RLIMIT_NOFILE, &limit) < 0 ? -errno : 0;
 }
 

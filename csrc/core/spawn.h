@@ -19,7 +19,8 @@ struct fl_spawn {
     size_t pass_count;
     const char *cwd;  /* NULL: ours */
     bool new_session; /* setsid(): no controlling terminal */
-    uint64_t nofile;  /* soft limit of descriptors; 0: ours */
+    uint64_t nofile;  /* soft limit of descriptors, cut to the hard one;
+                         0: ours */
 };
 
 /*

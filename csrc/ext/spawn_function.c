@@ -15,6 +15,7 @@ struct arguments {
     PyObject *pass_fds;
     PyObject *cwd; /* bytes, owned; NULL for ours */
     int new_session;
+    Py_ssize_t nofile; /* 0: as when we were imported, -1: what may be */
 };
 
 /* PyArg converter: a path, or None for no path. */
@@ -36,9 +37,9 @@ parse_arguments(PyObject *args, PyObject *kwargs, struct arguments *ret)
                             "cwd",       "new_session", NULL};
 
     return PyArg_ParseTupleAndKeywords(
-        args, kwargs, "O|OiiiOO&p:spawn", names, &ret->argv, &ret->env,
+        args, kwargs, "O|OiiiOO&p$n:spawn", names, &ret->argv, &ret->env,
         &ret->stdio[0], &ret->stdio[1], &ret->stdio[2], &ret->pass_fds,
-        optional_path, &ret->cwd, &ret->new_session);
+        optional_path, &ret->cwd, &ret->new_session, &ret->nofile);
 }
 
 /* The last steps: everything is pinned. */
@@ -84,15 +85,27 @@ spawn_with(PyObject *module, const struct arguments *from,
     return result;
 }
 
+static uint64_t
+soft_limit(PyObject *module, Py_ssize_t nofile)
+{
+    if (nofile == 0) {
+        return fl_ext_state_of_module(module)->nofile;
+    }
+    return nofile < 0 ? UINT64_MAX : (uint64_t)nofile;
+}
+
 PyDoc_STRVAR(
     spawn_doc,
     "spawn($module, /, argv, env=None, stdin_fd=-1, stdout_fd=-1,\n"
-    "      stderr_fd=-1, pass_fds=(), cwd=None, new_session=False)\n--\n\n"
+    "      stderr_fd=-1, pass_fds=(), cwd=None, new_session=False,\n"
+    "      *, nofile=0)\n--\n\n"
     "Start a program and return (pid, pidfd).\n\n"
     "`env` is a sequence of NAME=value, None for our own. -1 for a standard\n"
     "descriptor is the null device. Only these and `pass_fds` are open in\n"
-    "it, and it starts with default signal handling. It is the caller's\n"
-    "child and to be waited for. pidfd is -1 where the system has none.\n"
+    "it, and it starts with default signal handling and the limit of\n"
+    "descriptors that this process was started with (`nofile` sets another,\n"
+    "-1 the highest there may be). It is the caller's child and to be\n"
+    "waited for. pidfd is -1 where the system has none.\n"
     "OSError if it cannot be executed.");
 
 static PyObject *
@@ -115,7 +128,7 @@ spawn_function(PyObject *module, PyObject *args, PyObject *kwargs)
             memcpy(spawn.stdio, from.stdio, sizeof(spawn.stdio));
             spawn.cwd = from.cwd != NULL ? PyBytes_AS_STRING(from.cwd) : NULL;
             spawn.new_session = from.new_session != 0;
-            spawn.nofile = fl_ext_state_of_module(module)->nofile;
+            spawn.nofile = soft_limit(module, from.nofile);
             result = spawn_with(module, &from, &spawn);
         }
         fl_ext_release_strings(&argv);

@@ -63,6 +63,9 @@ int
 fl_ext_add_spawn(PyObject *module);
 
 int
+fl_ext_add_serve(PyObject *module);
+
+int
 fl_ext_add_yaml(PyObject *module);
 
 /* New Message with a copy of what `message` holds, or NULL. */
