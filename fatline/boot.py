@@ -7,7 +7,6 @@ before it is noise, kept for the error message of a boot that fails.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fatline import _native, bootstrap
 from fatline.client import Client
-from fatline.errors import BootError, FatlineError
+from fatline.errors import BootError
 
 # What is kept of a noisy login; a boot is not failed by noise, only by silence.
 NOISE_MAX = 1024 * 1024
@@ -199,27 +198,22 @@ def start_agent(
 ) -> Booted:
     """Boot the agent that a lease on `key` was given for, and hand it to the mux.
 
-    `argv` already ends with the launcher's command. Ends the lease either way: with OPEN, or with ABANDON
-    and the error raised (BootError, or MuxError when it is the mux that failed).
+    `argv` already ends with the launcher's command. Success ends the lease. After a failure (BootError, or
+    MuxError when it is the mux that failed) the caller still holds it: to try again, or to abandon it.
     """
     try:
-        try:
-            wire = spawn(argv, env, pass_fds, cwd, new_session)
-        except OSError as error:
-            reason = f"cannot execute {os.fsdecode(argv[0])}: {error.strerror}"
-            raise BootError(label, STAGE_START, 0.0, reason=reason) from error
-        ready = handshake(wire, launched, deadline, on_stderr, label=label)
-        try:
-            context_id = client.open(key, wire, label=label, alias=alias, bound=bound, persist=persist)
-        except BaseException:
-            wire.end()
-            raise
-        wire.close()
-        return Booted(context_id, wire.pid, ready)
+        wire = spawn(argv, env, pass_fds, cwd, new_session)
+    except OSError as error:
+        reason = f"cannot execute {os.fsdecode(argv[0])}: {error.strerror}"
+        raise BootError(label, STAGE_START, 0.0, reason=reason) from error
+    ready = handshake(wire, launched, deadline, on_stderr, label=label)
+    try:
+        context_id = client.open(key, wire, label=label, alias=alias, bound=bound, persist=persist)
     except BaseException:
-        with contextlib.suppress(FatlineError):
-            client.abandon(key)
+        wire.end()
         raise
+    wire.close()
+    return Booted(context_id, wire.pid, ready)
 
 
 @functools.cache

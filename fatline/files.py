@@ -18,7 +18,6 @@ from fatline.errors import FatlineError, Refused, RemoteError
 from fatline.protocol import Flag, Handle, Kind
 from fatline.runs import refusal
 
-PUT_MODE = 0o666
 FETCH_MODE = 0o666
 
 
@@ -126,11 +125,11 @@ class _Fetch:
         if answer.kind != Kind.OPENED:
             raise_failure(answer, "a fetch")
         announced = answer.map()
-        with self._open(announced) as sink:
-            return self._write(sink, announced.get("size"))
+        size = None if announced.get("size") is None else _size(announced)
+        with self._open(announced.get("mode")) as sink:
+            return self._write(sink, size)
 
-    def _open(self, announced: Mapping[str, Any]) -> IO[bytes]:
-        mode = announced.get("mode")
+    def _open(self, mode: object) -> IO[bytes]:
         if not isinstance(mode, int):
             mode = FETCH_MODE
         # The owner may write, or the next fetch to this path would fail (as in sftp).
@@ -186,6 +185,6 @@ def remote_error(told: Mapping[str, Any]) -> RemoteError:
 
 def _size(result: Mapping[str, Any]) -> int:
     size = result.get("size")
-    if not isinstance(size, int) or size < 0:
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise codec.Malformed(f"a file of the size {size!r}")
     return size

@@ -105,9 +105,14 @@ class Router:
         key = secrets.token_bytes(_KEY_BYTES)
         attachment = self._client.attach(key)
         assert attachment.state == AttachState.LEASE, "a random key cannot be in use"
-        booted = boot.start_agent(
-            self._client, key, argv, launched, label=label, deadline=deadline, bound=True
-        )
+        try:
+            booted = boot.start_agent(
+                self._client, key, argv, launched, label=label, deadline=deadline, bound=True
+            )
+        except BaseException:
+            with contextlib.suppress(FatlineError):
+                self._client.abandon(key)
+            raise
         context = Context(self._client, self._modules, label, booted)
         with self._lock:
             self._contexts.append(context)

@@ -17,10 +17,10 @@ import pytest
 from e2e_support import MakeRelay, MakeSshd, mux_pid, wait_gone
 
 from fatline import client as client_module
+from fatline import mux
 from fatline.cli.bench.relay import Relay
 from fatline.cli.sandbox import Keys, PrivateSshd, SandboxError
 from fatline.client import Client, get_client
-from fatline.errors import FatlineError
 from fatline.router import Router
 
 
@@ -75,9 +75,8 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("FATLINE_RUNTIME_DIR", str(directory))
     monkeypatch.delenv("FATLINE_DISABLE", raising=False)
     yield directory
-    if any(directory.glob("mux-*")):
-        _stop_mux()
     _disconnect()
+    _stop_mux()
     shutil.rmtree(directory)
 
 
@@ -95,10 +94,11 @@ def router(runtime_dir: Path) -> Iterator[Router]:
 
 
 def _stop_mux() -> None:
-    """Stop whatever mux serves the directory; after a test that killed it, that is a new one."""
-    with contextlib.suppress(FatlineError):
-        pid = mux_pid(get_client())
-        get_client().stop()
+    native = mux.find()
+    if native is not None:
+        client = Client(native)
+        pid = mux_pid(client)
+        client.stop()
         wait_gone([pid])
 
 

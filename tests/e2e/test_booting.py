@@ -118,6 +118,7 @@ def test_a_missing_program_is_told_in_words(client: Client) -> None:
             deadline=time.monotonic() + DEADLINE,
         )
     assert caught.value.stage == boot.STAGE_START
+    client.abandon(key)
     assert client.attach(key, timeout=SHORT).state == AttachState.LEASE
 
 
