@@ -36,13 +36,16 @@ _MASTER_SECONDS = 60
 _BATCH_MODE = (b"-o", b"BatchMode=yes")
 
 _helpers: list[int] = []
+_seen: set[str] = set()
 
 
 def connect(play: Any, play_context: Any) -> None:
     """Start connecting the hosts of a play's current batch; returns at once."""
     _reap()
-    if play_context is None or not _reaches_hosts_at_once(play):
+    if play_context is None or play._uuid in _seen or not _reaches_hosts_at_once(play):
         return
+    # With two doors open both call.
+    _seen.add(play._uuid)
     hosts = versions.batch(play)[versions.forks() :]
     if not hosts:
         return

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Fatline rests on in the installed ansible-core."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleConnectionFailure
+from ansible.playbook.play_context import PlayContext
+from ansible.plugins import loader
+from ansible.plugins.connection import ssh as stock_ssh
+from ansible.plugins.loader import connection_loader
+
+from fatline.ansible import activate, versions
+from fatline.ansible.connection import Connection
+
+COLLECTION = Path(__file__).parents[2] / "ansible_plugins"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collections() -> None:
+    """Let core find collections, its own included; before 2.15 importing the loader was enough."""
+    begin = getattr(loader, "init_plugin_loader", None)
+    if begin is not None:
+        begin()
+
+
+@pytest.fixture
+def connection(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An ssh connection as core's loader makes it, with Fatline active."""
+    monkeypatch.delenv("FATLINE_DISABLE", raising=False)
+    assert activate.activate()
+    made = connection_loader.get("ssh", PlayContext(), os.devnull)
+    made.set_options(var_options={})
+    made.host = "192.0.2.1"
+    return made
+
+
+def test_this_ansible_core_fits() -> None:
+    assert versions.misfit() == ""
+
+
+def test_an_ansible_core_that_does_not_fit_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(self: object, cmd: object, more: object) -> None:
+        """Take other arguments than any release does."""
+
+    monkeypatch.setattr(stock_ssh.Connection, "_bare_run", other)
+    assert "_bare_run" in versions.misfit()
+
+
+def test_core_s_loader_gives_fatline_s_class_under_core_s_name(connection: Any) -> None:
+    """Ansible facts 20 and 21: the object keeps name, transport and aliases of ssh."""
+    assert isinstance(connection, Connection)
+    assert connection.transport == "ssh"
+    assert connection._load_name == "ssh"
+    assert connection.ansible_name == "ansible.builtin.ssh"
+    assert connection.matches_name(["ssh"])
+    assert connection.plugin_type == "connection"
+
+
+@pytest.mark.parametrize("name", sorted(activate.SSH_NAMES - {"smart"}))
+def test_every_name_of_ssh_is_mapped(connection: Any, name: str) -> None:
+    assert isinstance(connection_loader.get(name, PlayContext(), os.devnull), Connection)
+
+
+def test_other_connections_are_not_touched(connection: Any) -> None:
+    assert not isinstance(connection_loader.get("local", PlayContext(), os.devnull), Connection)
+
+
+def test_activation_happens_once(connection: Any) -> None:
+    loader = connection_loader.get_with_context
+    assert activate.activate()
+    assert connection_loader.get_with_context is loader
+
+
+def test_pipelining_is_reported_where_it_was_left_open(connection: Any) -> None:
+    assert connection.get_option("pipelining") is True
+
+
+@pytest.mark.parametrize("name", ["ansible_pipelining", "ansible_ssh_pipelining"])
+def test_an_explicit_false_is_honoured(connection: Any, name: str) -> None:
+    """Ansible fact 12."""
+    connection.set_options(var_options={name: False})
+    assert connection.get_option("pipelining") is False
+
+
+def test_pipelining_is_the_user_s_own_choice_under_become(connection: Any) -> None:
+    """Ansible fact 12: requiretty refuses a pipelined sudo."""
+    connection.become = object()
+    assert connection.get_option("pipelining") is False
+
+
+def test_a_forced_terminal_has_no_pipelining(connection: Any) -> None:
+    connection.set_options(var_options={"ansible_ssh_extra_args": "-o RequestTTY=force"})
+    assert connection.get_option("pipelining") is False
+
+
+def test_every_ssh_program_rides_fatline_s_control_path(
+    connection: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ansible fact 17; ``ssh -O`` of a reset included."""
+    monkeypatch.setenv("FATLINE_RUNTIME_DIR", str(tmp_path / "run"))
+    paths = set()
+    for binary, subsystem, arguments in (
+        ("ssh", "ssh", ("host", "true")),
+        ("ssh", "ssh", ("-O", "check", "host")),
+        ("sftp", "sftp", ("[host]",)),
+        ("scp", "scp", ("a", "host:b")),
+    ):
+        argv = connection._build_command(binary, subsystem, *arguments)
+        paths |= {argument for argument in argv if b"ControlPath" in argument}
+    (path,) = paths
+    assert path.startswith(f'ControlPath="{tmp_path}/run/cp-'.encode())
+
+
+def test_a_chosen_control_path_is_left_alone(connection: Any) -> None:
+    connection.set_options(var_options={"ansible_control_path": "/home/u/%%h"})
+    argv = connection._build_command("ssh", "ssh", "host", "true")
+    assert b'ControlPath="/home/u/%h"' in argv
+
+
+def test_a_lost_run_is_unreachable_and_passes_core_s_retry_loop_once(connection: Any) -> None:
+    """Rule 13: core retries every failure but those of authentication."""
+    assert issubclass(versions.RunLost, AnsibleConnectionFailure)
+    connection.set_option("reconnection_retries", 3)
+    calls = []
+
+    @stock_ssh._ssh_retry  # type: ignore[untyped-decorator]
+    def run(self: Any, cmd: list[bytes]) -> None:
+        calls.append(cmd)
+        versions.run_lost(self, b"the wire closed", has_input=True)
+
+    with pytest.raises(versions.RunLost, match="the wire closed"):
+        run(connection, [b"ssh"])
+    assert len(calls) == 1
+
+
+def test_what_a_lost_run_said_is_censored_under_no_log(connection: Any) -> None:
+    """Rule 8."""
+    connection._play_context.no_log = True
+    with pytest.raises(versions.RunLost) as caught:
+        versions.run_lost(connection, b"open-sesame", has_input=True)
+    assert "open-sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rc", [1, 2, 4, 5])
+def test_sshpass_s_status_reaches_core_s_loop(connection: Any, rc: int) -> None:
+    """Ansible fact 14: 2.22's own `_bare_run` puts sshpass in front of the list that the loop reads."""
+    command = [b"ssh", b"host"]
+    versions.ssh_failed(connection, command, rc, b"", has_input=False)
+    assert (command[0] == b"sshpass") == hasattr(connection, "_sshpass_cmd")
+
+
+@pytest.mark.parametrize(
+    ("name", "shipped"),
+    [
+        ("ansible/module_utils/basic.py", True),
+        ("ansible/module_utils/common/text/converters.py", True),
+        ("ansible/module_utils/facts/__init__.py", True),
+        ("ansible/module_utils/of_a_user.py", False),
+        ("ansible/module_utils/../release.py", False),
+        ("ansible/modules/ping.py", False),
+        ("ansible_collections/a/b/plugins/module_utils/c.py", False),
+    ],
+)
+def test_what_ansible_core_ships(name: str, shipped: bool) -> None:
+    """Only these may be imported by an agent's warm parent."""
+    assert versions.ships(name) is shipped
+
+
+def options_of(text: str) -> dict[str, Any]:
+    """Load a documentation's options."""
+    return dict(yaml.safe_load(text)["options"])
+
+
+def test_the_fragment_has_every_option_of_core_s_ssh() -> None:
+    """Ansible fact 23."""
+    path = COLLECTION / "plugins" / "doc_fragments" / "ssh.py"
+    spec = importlib.util.spec_from_file_location("fragment", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fragment = options_of(module.ModuleDocFragment.DOCUMENTATION)
+    assert fragment == options_of(stock_ssh.DOCUMENTATION)
+    assert len(fragment) > 20
+
+
+@pytest.mark.parametrize("path", sorted(COLLECTION.glob("plugins/*/*.py")), ids=lambda path: path.parent.name)
+def test_documentation_is_literal(path: Path) -> None:
+    """Ansible fact 23: ansible-doc reads it without importing the file."""
+    if path.parent.name == "doc_fragments":
+        return
+    assignments = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Assign)]
+    first = next(node for node in assignments if getattr(node.targets[0], "id", "") == "DOCUMENTATION")
+    assert isinstance(first.value, ast.Constant)
+
+
+def test_the_collection_is_of_the_package_s_version() -> None:
+    """Ansible fact 34."""
+    galaxy = yaml.safe_load((COLLECTION / "galaxy.yml").read_text())
+    assert galaxy["version"] == (COLLECTION.parent / "VERSION").read_text().strip()
+
+
+def test_a_collection_of_another_version_is_not_active(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugins" / "strategy" / "linear.py"
+    (tmp_path / "galaxy.yml").write_text("version: 99.0.0\n")
+    assert "99.0.0" in activate._collection_mismatch(str(plugin))
+    assert activate._collection_mismatch(str(COLLECTION / "plugins" / "strategy" / "linear.py")) == ""
