@@ -8,6 +8,7 @@ that starts ssh and waits for it (`_bare_run`), its counterpart for files, and w
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -206,34 +207,34 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         return self._fl_command(job, decision.reason)
 
     def _fl_decide(self, job: _Job) -> tuple[Decision, payload.Payload | None, payload.Command | None]:
+        """Choose the way, and take the payload apart if it might run warm."""
+        situation = self._fl_situation(job)
+        decision = decide(situation)
+        if decision.route is Route.STOCK or not job.in_data:
+            return decision, None, None
+        parsed = payload.parse(job.in_data, versions.ships)
+        command = payload.parse_command(job.plan.command.decode(errors="surrogateescape"))
+        names = [os.fsdecode(name) for name in command.env] if command else []
+        situation = dataclasses.replace(
+            situation,
+            payload=parsed is not None,
+            command_shape=command is not None,
+            startup_variables=tuple(name for name in names if is_startup_variable(name)),
+        )
+        return decide(situation), parsed, command
+
+    def _fl_situation(self, job: _Job) -> Situation:
         plan = job.plan
-        never = Situation(
+        return Situation(
             disabled=disabled(),
             windows=self._fl_windows(),
             user_tty=sshargs.forces_tty(plan.options),
             become=job.sudoable and self.become is not None,
             extra_ssh_arguments=not plan.is_command,
             given_up=run.current().given_up(plan.key),
+            in_data=bool(job.in_data),
+            wants_tty=plan.wants_tty,
         )
-        decision = decide(never)
-        if decision.route is Route.STOCK or not job.in_data:
-            return self._fl_decide_plain(decision, never, plan), None, None
-        parsed = payload.parse(job.in_data, versions.ships)
-        command = payload.parse_command(plan.command.decode(errors="surrogateescape"))
-        names = command.env if command else {}
-        startup = tuple(name for raw in names if is_startup_variable(name := os.fsdecode(raw)))
-        seen = Situation(
-            in_data=True,
-            payload=parsed is not None,
-            command_shape=command is not None,
-            startup_variables=startup,
-        )
-        return decide(seen), parsed, command
-
-    def _fl_decide_plain(self, decision: Decision, never: Situation, plan: SshPlan) -> Decision:
-        if decision.route is Route.STOCK:
-            return decision
-        return decide(Situation(wants_tty=plan.wants_tty))
 
     # ---- warm runs ---------------------------------------------------------------------------------
 

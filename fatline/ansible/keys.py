@@ -17,12 +17,10 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-
 from fatline import mux
 from fatline.errors import FatlineError
 
-_SENT_BY_DEFAULT = ("LANG", "LC_*")
+_SENT_BY_DEFAULT = ("LANG", "LC_")
 _CONFIGURATION = ("~/.ssh/config", "/etc/ssh/ssh_config")
 _CONFIGURATION_FIELDS = ("st_mtime_ns", "st_size", "st_ino")
 
@@ -103,11 +101,11 @@ def stable_arguments(arguments: Sequence[bytes], scratch: str | None = None) -> 
 
 def sent_environment(arguments: Sequence[bytes], environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that ssh may send: the usual ones and those that the arguments name."""
-    patterns = [*_SENT_BY_DEFAULT, *_send_env_patterns(arguments)]
+    patterns = tuple(_send_env_patterns(arguments))
     return {
-        name: value
-        for name, value in sorted(environ.items())
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        name: environ[name]
+        for name in sorted(environ)
+        if name.startswith(_SENT_BY_DEFAULT) or any(fnmatch.fnmatchcase(name, p) for p in patterns)
     }
 
 
@@ -139,7 +137,7 @@ def _identity(path: str, fields: Iterable[str]) -> bytes:
     if not path:
         return b"-"
     try:
-        status = Path(path).stat()
+        status = os.stat(path)
     except OSError:
         return b"-"
     return ",".join(str(getattr(status, field)) for field in fields).encode()
@@ -158,6 +156,6 @@ def _is_volatile(option: bytes, scratch: bytes | None) -> bool:
 
 def _send_env_patterns(arguments: Sequence[bytes]) -> Iterator[str]:
     for option in arguments:
-        words = os.fsdecode(option).replace("=", " ", 1).split()
-        if words and words[0].lower() == "sendenv":
-            yield from words[1:]
+        words = option.removeprefix(b"-o").lstrip()
+        if words[:7].lower() == b"sendenv":
+            yield from os.fsdecode(words[7:]).replace("=", " ", 1).split()
