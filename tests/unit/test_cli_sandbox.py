@@ -107,7 +107,9 @@ def test_stop_ends_listener_and_sessions(tmp_path: Path) -> None:
 
 
 def test_killed_owner_leaves_no_listener(tmp_path: Path) -> None:
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, str(tmp_path)], stdout=subprocess.PIPE)
+    # Not in the checkout, whose fatline/ has no extension in it.
+    command = [sys.executable, "-c", OWNER, str(tmp_path)]
+    owner = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path)
     assert owner.stdout is not None
     pid = int(owner.stdout.readline().split()[0])
     assert alive(pid)
