@@ -789,7 +789,10 @@ send_as_writer(struct fl_client *client, const struct gather *frame,
         return hold(client, frame);
     }
     if (outgoing->fd_count > 0) {
-        /* Descriptors go with the first byte; it is to be this frame's. */
+        /*
+         * Descriptors go with the first byte. If that were not this frame's,
+         * they could arrive although the frame then does not.
+         */
         err = flush_held(client, deadline_us);
     }
     if (err < 0) {

@@ -32,9 +32,9 @@ optional_path(PyObject *source, void *ret)
 static int
 parse_arguments(PyObject *args, PyObject *kwargs, struct arguments *ret)
 {
-    static char *names[] = {"argv",      "env",         "stdin_fd",
-                            "stdout_fd", "stderr_fd",   "pass_fds",
-                            "cwd",       "new_session", NULL};
+    static char *names[] = {"argv",      "env",      "stdin_fd", "stdout_fd",
+                            "stderr_fd", "pass_fds", "cwd",      "new_session",
+                            "nofile",    NULL};
 
     return PyArg_ParseTupleAndKeywords(
         args, kwargs, "O|OiiiOO&p$n:spawn", names, &ret->argv, &ret->env,
