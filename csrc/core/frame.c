@@ -113,8 +113,8 @@ fl_frame_complain(int err, const uint8_t *data, size_t size, char *text,
     (void)fl_err_message(err, message, sizeof(message));
     (void)fl_escape(data, size < FL_HEADER_SIZE ? size : FL_HEADER_SIZE, bytes,
                     sizeof(bytes));
-    (void)snprintf(text, text_size, "%s; the first bytes are \"%s\"%s", message,
-                   bytes,
+    (void)snprintf(text, text_size, "%s; the first bytes are \"%s\"%s",
+                   message, bytes,
                    err == FL_EMAGIC ? " (a shell or a start-up file may have "
                                       "written to the connection)"
                                     : "");
@@ -230,8 +230,8 @@ fl_framer_reserve(struct fl_framer *framer, uint8_t **ret_data,
         framer->start = framer->end = 0;
     }
     if (held + wanted > framer->capacity) {
-        err = grow(framer, held + wanted > FRAMER_SIZE ? held + wanted
-                                                       : FRAMER_SIZE);
+        err = grow(framer,
+                   held + wanted > FRAMER_SIZE ? held + wanted : FRAMER_SIZE);
     }
     else if (framer->capacity - framer->end < wanted) {
         move_to(framer, framer->data);

@@ -166,8 +166,7 @@ fl_os_set_nonblocking(int fd)
         return -errno;
     }
     if ((flags & O_NONBLOCK) == 0
-        && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-    {
+        && fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
         return -errno;
     }
     return 0;
@@ -223,8 +222,8 @@ int
 fl_os_pidfd_signal(int pidfd, int signal_number)
 {
 #ifdef SYS_pidfd_send_signal
-    const long r
-        = syscall(SYS_pidfd_send_signal, pidfd, signal_number, NULL, 0);
+    const long r = syscall(SYS_pidfd_send_signal, pidfd, signal_number, NULL,
+                           0);
 
     return r < 0 ? -errno : 0;
 #else
