@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def running(directory: Path) -> Iterator[Found]:
     """Connect to every mux in `directory`; sockets that nobody answers on are left alone."""
-    for path in sorted(path for path in directory.glob("mux-*") if path.is_socket()):
+    for path in _sockets(directory):
         with contextlib.suppress(OSError, FatlineError, _native.Error), _connected(path) as client:
             yield Found(path, client)
 
@@ -73,6 +74,10 @@ def figures(status: str) -> dict[str, str]:
     """The lines ``name value`` of a status as a mapping; the lines about agents are not among them."""
     lines = (line.partition(" ") for line in status.splitlines())
     return {name: value for name, _, value in lines if name != "agent"}
+
+
+def _sockets(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.glob("mux-*") if path.is_socket())
 
 
 @contextlib.contextmanager
@@ -108,13 +113,38 @@ def _status(_options: argparse.Namespace) -> int:
     return exits.OK if any_found else exits.FAILED
 
 
+def _stop_one(path: Path) -> str:
+    """Stop the mux behind `path`; returns what happened, which is nothing if there is none."""
+    try:
+        with _connected(path) as client:
+            client.stop()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return ""
+    except (OSError, FatlineError, _native.Error):
+        pid = _process_of(path)
+        if not pid:
+            return f"{path} does not answer, and no process of it was found"
+        os.kill(pid, signal.SIGKILL)
+        return f"killed process {pid}, which did not answer on {path}"
+    return f"stopped {path}"
+
+
+def _process_of(path: Path) -> int:
+    """The mux that was started for `path`, which is among its arguments; 0 if there is none."""
+    wanted = os.fsencode(path)
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if entry.stat().st_uid == os.geteuid() and wanted in (entry / "cmdline").read_bytes().split(
+                b"\0"
+            ):
+                return int(entry.name)
+    return 0
+
+
 def _stop(_options: argparse.Namespace) -> int:
     directory = runtime_directory()
-    any_found = False
-    for found in running(directory):
-        any_found = True
-        found.client.stop()
-        print(f"stopped {found.path}")
-    if not any_found:
+    words = [said for path in _sockets(directory) if (said := _stop_one(path))]
+    print(*words, sep="\n", end="\n" if words else "")
+    if not words:
         print(f"no mux was running (looked in {directory})")
     return exits.OK

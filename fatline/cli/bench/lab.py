@@ -143,7 +143,10 @@ class Controller:
     def run(
         self, scenario: Scenario, directory: Path, *, relayed: bool, sample: bool
     ) -> tuple[Reading, Recap]:
-        """Run `scenario`, written into `directory` before, once. RunFailed with the end of its output."""
+        """Run `scenario`, written into `directory` before, once. RunFailed with the end of its output.
+
+        After a run with `sample`, what outlives it is still there: a mux can be asked about its memory.
+        """
         if not scenario.warm:
             self._lab.reset()
         recap = self._directory / "recap.json"
@@ -154,7 +157,7 @@ class Controller:
             cwd=directory,
             log=self._log,
             timeout=RUN_SECONDS,
-            keep=scenario.warm,
+            keep=scenario.warm or sample,
             sample=sample,
         )
         if reading.rc != 0 or not recap.exists():
