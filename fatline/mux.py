@@ -42,26 +42,6 @@ _LOCK_POLL_SECONDS = 0.005
 # What the mux's interpreter may need to load at all; everything else, secrets included, is not its business.
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS")
 
-# Runs in `python -I -S`: without site, importlib or anything that is not needed to load one extension. The
-# second fork makes init its parent and leaves it unable to get a controlling terminal. stderr is the pipe on
-# which the starting process reads why it failed; it is let go when nothing can fail any more.
-_PROGRAM = """
-import posix, sys
-from _frozen_importlib import ModuleSpec
-from _frozen_importlib_external import ExtensionFileLoader
-import _imp
-path, socket_path, fd, idle = sys.argv[1:]
-if posix.fork():
-    posix._exit(0)
-posix.chdir('/')
-spec = ModuleSpec('fatline._native', ExtensionFileLoader('fatline._native', path), origin=path)
-native = _imp.create_dynamic(spec)
-_imp.exec_dynamic(native)
-posix.dup2(0, 2)
-native.serve(int(fd), socket_path, int(idle))
-"""
-
-
 def runtime_directory() -> Path:
     """The private directory of the mux's socket and ssh's control sockets, made if it is not there.
 
@@ -314,11 +294,12 @@ def _launch(listen_fd: int, path: Path, deadline: float, idle_seconds: int) -> s
     """Run the mux's interpreter, in a session of its own; wait until it serves or has ended."""
     if not sys.executable:
         raise MuxError("this Python does not know its own path, so it cannot start the mux")
+    script = str(Path(__file__).with_name("mux_process.py").absolute())
     settings = (_extension_path(), str(path), str(listen_fd), str(idle_seconds))
     read_fd, write_fd = os.pipe()
     try:
         pid, pidfd = _native.spawn(
-            [sys.executable, "-I", "-S", "-c", _PROGRAM, *settings],
+            [sys.executable, "-I", "-S", script, *settings],
             env=[os.fsencode(f"{name}={os.environ[name]}") for name in _KEPT_ENVIRONMENT if name in os.environ],
             stderr_fd=write_fd,
             pass_fds=[listen_fd],

@@ -48,7 +48,7 @@ module_exec(PyObject *module)
     static int (*const steps[])(PyObject *) = {
         add_constants,     note_limits,        fl_ext_add_protocol,
         fl_ext_add_errors, fl_ext_add_message, fl_ext_add_client,
-        fl_ext_add_spawn,  fl_ext_add_yaml,
+        fl_ext_add_spawn,  fl_ext_add_serve,   fl_ext_add_yaml,
     };
 
     for (size_t i = 0; i < Py_ARRAY_LENGTH(steps); i++) {
