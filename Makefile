@@ -18,7 +18,10 @@ SECTION := .ci/section
 SOURCES := $(shell find csrc fatline bootstrap ansible_plugins -type f \
 	-not -name '*.pyc' -not -path '*/__pycache__/*') setup.py pyproject.toml VERSION
 
-.PHONY: help install demo test lint c-test poll-test sanitize fuzz py-test bench micro-bench clean
+C_FILES := $(shell find csrc tests -name '*.[ch]')
+CORE_C := $(shell find csrc/core -name '*.c')
+
+.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize fuzz py-test bench micro-bench clean
 
 help: ## this list
 	@echo "Usage: make TARGET [VARIABLE=value]"
@@ -33,6 +36,7 @@ demo: $(STAMPS)/installed ## run a playbook under stock Ansible and under Fatlin
 	@$(BIN)/fatline demo
 
 install: $(STAMPS)/installed ## make .venv with ansible-core and Fatline in it
+	@echo "Fatline is installed in $(VENV); look around with: $(BIN)/fatline --help"
 
 # pytest comes last, so that its closing line is the closing line.
 ifeq ($(CI),true)
@@ -42,13 +46,22 @@ test: c-test py-test ## C and Python tests; with CI=true lint, sanitizers, poll(
 endif
 .NOTPARALLEL:
 
-lint: $(STAMPS)/tools ## ruff, mypy, clang-format, clang-tidy, cppcheck
-	@$(SECTION) "ruff" $(BIN)/ruff check .
+lint: ruff mypy clang-format clang-tidy cppcheck ## ruff, mypy, clang-format, clang-tidy, cppcheck
+
+ruff: $(STAMPS)/tools
+	@$(SECTION) "ruff check" $(BIN)/ruff check --quiet .
 	@$(SECTION) "ruff format" $(BIN)/ruff format --check --quiet .
+
+mypy: $(STAMPS)/tools
 	@$(SECTION) "mypy" $(BIN)/mypy
+
+clang-format: $(STAMPS)/tools
 	@$(SECTION) "clang-format" .ci/checker clang-format --dry-run --Werror $(C_FILES)
-	@$(MAKE) --no-print-directory build/c/build.ninja
+
+clang-tidy: build/c/build.ninja
 	@$(SECTION) "clang-tidy" .ci/checker clang-tidy --quiet -p build/c $(CORE_C)
+
+cppcheck: $(STAMPS)/tools
 	@$(SECTION) "cppcheck" .ci/checker cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr \
 		--enable=warning,performance,portability -I csrc/core $(CORE_C)
 
