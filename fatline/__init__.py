@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from fatline._native import VERSION as __version__
 
-if TYPE_CHECKING:
-    from fatline.context import Context as Context
-    from fatline.router import Router as Router
-
 __all__ = ["Context", "Router", "__version__"]
 
+if TYPE_CHECKING:
+    from fatline.context import Context
+    from fatline.router import Router
+else:
 
-def __getattr__(name: str) -> Any:
-    """Import the library's public classes when they are first asked for."""
-    if name == "Router":
-        from fatline.router import Router
+    def __getattr__(name: str) -> Any:
+        """Import the library's public classes when they are first asked for."""
+        if name == "Router":
+            from fatline.router import Router
 
-        return Router
-    if name == "Context":
-        from fatline.context import Context
+            return Router
+        if name == "Context":
+            from fatline.context import Context
 
-        return Context
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return Context
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

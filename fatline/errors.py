@@ -36,6 +36,7 @@ class BootError(FatlineError):
         stderr: bytes = b"",
         reason: str = "",
     ) -> None:
+        """Say who, at which stage, and with what last words."""
         words = f"{label}: no agent after {seconds:.1f} s, at stage {stage}"
         if reason:
             words += f": {reason}"
@@ -57,6 +58,7 @@ class Refused(FatlineError):
     """The agent refused a call before anything ran: it may be sent another way (rule 13)."""
 
     def __init__(self, code: int, reason: str) -> None:
+        """Take code and reason of a REFUSED."""
         super().__init__(reason)
         self.code = code
         self.reason = reason
@@ -71,6 +73,7 @@ class Dead(FatlineError):
     """The mux could not deliver a call, or its agent is gone."""
 
     def __init__(self, code: int, reason: str) -> None:
+        """Take code and reason of an IS_DEAD."""
         super().__init__(reason)
         self.code = code
         self.reason = reason
@@ -85,6 +88,7 @@ class RemoteError(FatlineError):
     """An exception of the called function, told by the agent in text (never pickled)."""
 
     def __init__(self, type: str, message: str, traceback: str = "", errno: int | None = None) -> None:
+        """Take what the agent told of an exception."""
         super().__init__(f"{type}: {message}" if message else type)
         self.type = type
         self.message = message

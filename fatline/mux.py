@@ -42,6 +42,7 @@ _LOCK_POLL_SECONDS = 0.005
 # What the mux's interpreter may need to load at all; everything else, secrets included, is not its business.
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS")
 
+
 def runtime_directory() -> Path:
     """The private directory of the mux's socket and ssh's control sockets, made if it is not there.
 
@@ -258,7 +259,7 @@ def _try_lock(fd: int) -> bool:
 
 
 def _start(path: Path, deadline: float, idle_seconds: int) -> str:
-    """Start the mux on a new listening socket at `path`; returns what it said, which is nothing if it runs."""
+    """Start the mux on a new socket at `path`; returns what it said, which is nothing if it runs."""
     with _listen(path) as listener:
         try:
             words = _launch(listener.fileno(), path, deadline, idle_seconds)
@@ -296,11 +297,12 @@ def _launch(listen_fd: int, path: Path, deadline: float, idle_seconds: int) -> s
         raise MuxError("this Python does not know its own path, so it cannot start the mux")
     script = str(Path(__file__).with_name("mux_process.py").absolute())
     settings = (_extension_path(), str(path), str(listen_fd), str(idle_seconds))
+    environment = [f"{name}={os.environ[name]}" for name in _KEPT_ENVIRONMENT if name in os.environ]
     read_fd, write_fd = os.pipe()
     try:
         pid, pidfd = _native.spawn(
             [sys.executable, "-I", "-S", script, *settings],
-            env=[os.fsencode(f"{name}={os.environ[name]}") for name in _KEPT_ENVIRONMENT if name in os.environ],
+            env=[os.fsencode(setting) for setting in environment],
             stderr_fd=write_fd,
             pass_fds=[listen_fd],
             new_session=True,

@@ -16,8 +16,9 @@ import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
-from fatline import _native
 from native_peer import DEAD, DEADLINE, HEADER, LAST, Frame, Peer
+
+from fatline import _native
 
 MAILBOX_MAX = 4 * 1024 * 1024
 
@@ -73,7 +74,7 @@ def fill(peer: Peer, client: _native.Client) -> None:
             return
 
 
-# --- HELLO ---------------------------------------------------------------------------------------------------
+# --- HELLO --------------------------------------------------------------------------------------------------
 
 
 def test_hello_takes_the_context_id(pair: tuple[_native.Client, Peer]) -> None:
@@ -116,7 +117,7 @@ def test_a_bad_answer_to_hello_is_an_error(pair: tuple[_native.Client, Peer], an
     assert client.context_id == 0
 
 
-# --- receiving -----------------------------------------------------------------------------------------------
+# --- receiving ----------------------------------------------------------------------------------------------
 
 
 def test_messages_come_in_order_with_all_fields(pair: tuple[_native.Client, Peer]) -> None:
@@ -124,7 +125,13 @@ def test_messages_come_in_order_with_all_fields(pair: tuple[_native.Client, Peer
     handle = client.handle()
     peer.send(Frame(handle, b"one", 0, 7, 12, 12, 0, 3), Frame(handle, b"", LAST, 7, 12, 12, DEAD, 3))
     first, second = client.recv(handle, DEADLINE), client.recv(handle, DEADLINE)
-    assert (first.src_id, first.handle, first.stream, first.flags, first.payload) == (12, handle, 3, 0, b"one")
+    assert (first.src_id, first.handle, first.stream, first.flags, first.payload) == (
+        12,
+        handle,
+        3,
+        0,
+        b"one",
+    )
     assert (second.reply_to, second.flags, second.payload) == (DEAD, LAST, b"")
     assert "one" not in repr(first)
 
@@ -243,7 +250,7 @@ def test_a_broken_header_ends_the_connection(
 
 
 def test_memory_is_bounded_and_others_go_on(pair: tuple[_native.Client, Peer]) -> None:
-    """Rule 4. A peer that ignores credit loses its own stream; the next handle's answer still comes through."""
+    """Rule 4. A peer that ignores credit loses its own stream; other answers still come through."""
     client, peer = pair
     flooded, other = client.handle(), client.handle()
     chunk = bytes(128 * 1024)
@@ -287,7 +294,7 @@ def test_empty_messages_are_counted_too(pair: tuple[_native.Client, Peer]) -> No
     assert count < MAILBOX_MAX // HEADER.size
 
 
-# --- threads -------------------------------------------------------------------------------------------------
+# --- threads ------------------------------------------------------------------------------------------------
 
 
 def test_each_thread_gets_its_own_answers(pair: tuple[_native.Client, Peer]) -> None:
@@ -348,7 +355,7 @@ def test_reading_is_handed_on_when_the_leader_times_out(pair: tuple[_native.Clie
 @pytest.mark.parametrize("ender", ["close", "hang up"])
 def test_the_end_reaches_every_waiter(pair: tuple[_native.Client, Peer], ender: str) -> None:
     client, peer = pair
-    waiting = [in_thread(lambda h=client.handle(): client.recv(h, None)) for _ in range(4)]
+    waiting = [in_thread(lambda h=h: client.recv(h, None)) for h in [client.handle() for _ in range(4)]]
     for thread, _ in waiting:
         wait_until_blocked(thread)
     if ender == "close":
@@ -385,7 +392,7 @@ def test_waiting_lets_other_threads_run(pair: tuple[_native.Client, Peer]) -> No
     assert results == [b"answer"]
 
 
-# --- sending -------------------------------------------------------------------------------------------------
+# --- sending ------------------------------------------------------------------------------------------------
 
 
 def test_a_payload_may_come_in_pieces(pair: tuple[_native.Client, Peer]) -> None:
@@ -578,7 +585,7 @@ def test_sending_to_a_closed_mux(pair: tuple[_native.Client, Peer]) -> None:
     assert caught.value.sent is False
 
 
-# --- signals -------------------------------------------------------------------------------------------------
+# --- signals ------------------------------------------------------------------------------------------------
 
 
 class Interrupted(Exception):
@@ -655,7 +662,7 @@ def test_a_signal_that_raises_in_the_middle_of_a_frame(pair: tuple[_native.Clien
     finish(thread)
 
 
-# --- life ----------------------------------------------------------------------------------------------------
+# --- life ---------------------------------------------------------------------------------------------------
 
 
 def test_the_client_owns_its_descriptor() -> None:
@@ -755,8 +762,7 @@ def test_a_forked_child_cannot_speak_on_its_parents_connection(pair: tuple[_nati
     assert results == [b"parent goes on"]
 
 
-def test_a_child_that_drops_its_copy_does_no_harm(pair: tuple[_native.Client, Peer]) -> None:
-    client, peer = pair
+def test_a_child_that_drops_its_copy_does_no_harm() -> None:
     near, far = socket.socketpair()
     holder = [_native.Client(near.detach())]
 

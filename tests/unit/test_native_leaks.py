@@ -15,8 +15,9 @@ ISOLATED = Path(__file__).parent / "isolated"
 
 def run_isolated(*arguments: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, *arguments]
     result = subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=ISOLATED, capture_output=True, text=True, timeout=120
+        command, env=environment, cwd=ISOLATED, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -35,7 +36,8 @@ def test_two_module_objects_share_nothing() -> None:
         "spec = importlib.util.spec_from_file_location('fatline._native', first.__file__)\n"
         "second = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(second)\n"
-        "assert second is not first and second.Client is not first.Client and second.Error is not first.Error\n"
+        "assert second is not first and second.Client is not first.Client\n"
+        "assert second.Error is not first.Error\n"
         "try:\n"
         "    second.parse_yaml_events(b']')\n"
         "except second.YamlError: pass\n"

@@ -6,8 +6,9 @@ from __future__ import annotations
 import importlib.metadata
 from enum import IntEnum, IntFlag
 
-import fatline
 import pytest
+
+import fatline
 from fatline import _native, errors, protocol
 
 
@@ -48,7 +49,9 @@ def test_only_what_was_not_sent_may_be_sent_again() -> None:
 
 def test_a_boot_error_names_host_stage_and_seconds() -> None:
     """Rule 1."""
-    error = errors.BootError("web1", "ready", 12.34, rc=255, stdout=b"", stderr=b"no route", reason="no route")
+    error = errors.BootError(
+        "web1", "ready", 12.34, rc=255, stdout=b"", stderr=b"no route", reason="no route"
+    )
     assert str(error) == "web1: no agent after 12.3 s, at stage ready: no route"
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fatline import _native
 
 Event = tuple[str, str | None, str | None, str | None, str, int, int]
@@ -124,7 +125,9 @@ def test_any_buffer_and_nothing_else() -> None:
         _native.parse_yaml_events("text")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", [b"a: {b: [1, 2", b"- a\n- &x b\n- *x\n- !t {k: v}\n", b"%YAML 1.1\n---\n|\n  x\n"])
+@pytest.mark.parametrize(
+    "text", [b"a: {b: [1, 2", b"- a\n- &x b\n- *x\n- !t {k: v}\n", b"%YAML 1.1\n---\n|\n  x\n"]
+)
 def test_every_truncation_is_an_answer(text: bytes) -> None:
     for size in range(len(text) + 1):
         try:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Does the extension give back what it takes? Run in a process of its own by test_native_leaks.py.
 
-Each exercise is repeated in windows of many rounds. Allocators keep what they were given for a while, so single
-windows may grow; a leak grows in every one. Errors are exercised as well: that is where things are forgotten.
+Each exercise is repeated in windows of many rounds. Allocators keep what they were given for a while, so
+single windows may grow; a leak grows in every one. Errors are exercised as well: that is where things are
+forgotten.
 """
 
 from __future__ import annotations
