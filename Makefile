@@ -52,8 +52,9 @@ ruff: $(STAMPS)/tools
 	@$(SECTION) "ruff check" $(BIN)/ruff check --quiet .
 	@$(SECTION) "ruff format" $(BIN)/ruff format --check --quiet .
 
+# On what is installed: only there is bootstrap/ a part of the package.
 mypy: $(STAMPS)/tools
-	@$(SECTION) "mypy" $(BIN)/mypy
+	@cd $(VENV) && ../$(SECTION) "mypy" bin/mypy --config-file ../pyproject.toml
 
 clang-format: $(STAMPS)/tools
 	@$(SECTION) "clang-format" .ci/checker clang-format --dry-run --Werror $(C_FILES)
