@@ -325,7 +325,7 @@ def _launch(listen_fd: int, path: Path, deadline: float, idle_seconds: int) -> s
 
 
 def _read_words(fd: int, deadline: float) -> str:
-    """Everything up to the end of the pipe, which the mux closes when it begins to serve."""
+    """The last line before the end of the pipe, which the mux closes when it begins to serve."""
     words = b""
     os.set_blocking(fd, False)
     poller = select.poll()
@@ -333,8 +333,8 @@ def _read_words(fd: int, deadline: float) -> str:
     while poller.poll(_left(deadline) * 1000):
         chunk = os.read(fd, _WORDS_MAX)
         if not chunk:
-            return words.decode(errors="replace").strip()[-_WORDS_MAX:]
-        words += chunk[: _WORDS_MAX - len(words)]
+            return words.decode(errors="replace").strip().rpartition("\n")[2]
+        words = (words + chunk)[-_WORDS_MAX:]
     raise MuxError("the mux did not start in time")
 
 
