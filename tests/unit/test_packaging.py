@@ -103,10 +103,10 @@ def test_ansible_doc_shows_each_door(
     assert document["short_description"]
 
 
-def test_one_version_everywhere() -> None:
+def test_one_version_everywhere(installed: dict[str, Path]) -> None:
     version = (ROOT / "VERSION").read_text(encoding="ascii").strip()
     galaxy = (ROOT / "ansible_plugins" / "galaxy.yml").read_text(encoding="utf-8")
-    assert fatline.__version__ == version
+    assert fatline.__version__ == importlib.metadata.version("fatline") == version
     assert f"\nversion: {version}\n" in galaxy
 
 
