@@ -27,7 +27,7 @@ LAUNCHER_ALPHABET = frozenset(
 )
 
 _SEARCH = (
-    'for p in "$@"; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$0"; done; echo NOPY >&2; exit 127'
+    'for p in "$@"; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$0" "$p"; done; echo NOPY >&2; exit 127'
 )
 
 

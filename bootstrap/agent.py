@@ -10,7 +10,8 @@ It is sent as text, compiled by the stage and started by the last line. Rules of
   whatever such calls leave behind (systems fact 20).
 - Comments, docstrings and blank lines are stripped before it travels, so they cost nothing.
 
-Order: compatibility, protocol numbers, MessagePack, frames, poll loop, calls, commands, files, main.
+Order: compatibility, protocol numbers, MessagePack, frames, poll loop, calls, commands, blobs and zips,
+warm modules, the module's child, freshness, the agent, main.
 To run it by hand: docs/bootstrap.md.
 """
 
@@ -23,8 +24,9 @@ import struct
 import sys
 import time
 import zlib
-from binascii import hexlify
 from collections import deque
+
+OWN_FILE = sys._getframe().f_code.co_filename
 
 # ---- compatibility: capabilities bound to names -----------------------------------------------------
 
@@ -50,6 +52,20 @@ else:
         return data[index]
 
 ENVIRON = getattr(os, 'environb', os.environ)
+
+try:
+    from _frozen_importlib import ModuleSpec
+except ImportError:
+    ModuleSpec = None  # Python 2: loaders are called through load_module()
+
+try:
+    from _imp import _fix_co_filename as fix_filename
+except ImportError:
+    fix_filename = None
+
+# Bytecode is pairs of bytes since Python 3.6; before that an instruction was one byte or three.
+WORDCODE = byte_at(compile('1', '', 'eval').co_code, -1) == 0
+
 
 
 def native(value):
@@ -849,14 +865,1000 @@ def check_command(body):
         raise Refusal(MALFORMED, 'EXEC: argv is a list of one or more byte strings')
 
 
+# ---- blobs and zips -----------------------------------------------------------------------------------
+
+
+def sha256(data):
+    """Digest, or None on a Python without it (systems fact 24). The small module first: less to import."""
+    for name in ('_sha2', '_sha256', 'hashlib'):
+        try:
+            return __import__(name).sha256(data).digest()
+        except ImportError:
+            pass
+    return None
+
+
+class Blobs(object):
+    """Immutable bytes by their SHA-256. Only the mux evicts (systems fact 30)."""
+
+    def __init__(self):
+        self.whole = {}
+        self.partial = {}
+
+    def add(self, name, total, offset, piece):
+        """Take one piece; true when the blob is complete. ValueError for a piece that does not fit."""
+        pieces, have = self.partial.pop(name, ([], 0))
+        if total > BLOB_MAX or offset not in (0, have) or offset + len(piece) > total:
+            raise ValueError('the pieces of a blob do not fit together')
+        if offset == 0:
+            pieces, have = [], 0
+        pieces.append(piece)
+        have += len(piece)
+        if have < total:
+            self.partial[name] = (pieces, have)
+            return False
+        data = EMPTY.join(pieces)
+        if sha256(data) not in (name, None):
+            raise ValueError('a blob is not what its name says')
+        self.whole[name] = data
+        return True
+
+    def drop(self, names):
+        for at in range(0, len(names), 32):
+            self.whole.pop(names[at:at + 32], None)
+            self.partial.pop(names[at:at + 32], None)
+
+
+class Entry(object):
+    """One file of a payload's zip: a row of the manifest."""
+
+    def __init__(self, row):
+        (self.path, self.blob, self.crc, self.compressed, self.inflated, self.method, self.external, self.date,
+         self.warm) = row
+        # zipimport wants a str; on Python 2 that is bytes.
+        self.path = native(self.path)
+        self.is_package = self.path.endswith('/__init__.py')
+        # What zipimport looks up before it adds a suffix.
+        self.stem = self.path[:-3]
+        if self.is_package:
+            self.stem = self.path[:-12]
+        self.module = None
+        if self.path.endswith('.py'):
+            self.module = self.stem.replace('/', '.')
+
+    def source(self, blobs):
+        data = blobs.whole[self.blob]
+        if self.method:
+            data = zlib.decompress(data, -15)
+        return data
+
+
+class Manifest(object):
+    """What is in a payload's zip, and the zip itself, rebuilt byte for byte."""
+
+    def __init__(self, name, data):
+        self.name = name
+        self.entries = [Entry(row) for row in unpack(data)]
+        self.modules = {}
+        for entry in self.entries:
+            if entry.module:
+                self.modules[entry.module] = entry
+        self.built = None
+
+    def blob_of(self, module):
+        entry = self.modules.get(module)
+        if entry is None:
+            return None
+        return entry.blob
+
+    def zip_parts(self, blobs, date):
+        """What build_zip() gives: cached, since the items of a loop differ in nothing but their parameters."""
+        if self.built is None or self.built[0] != date:
+            self.built = (date, build_zip(self.entries, blobs, date))
+        return self.built[1]
+
+
+LOCAL_ENTRY = '<4s5H3L2H'
+CENTRAL_ENTRY = '<4s6H3L5H2L'
+END_ENTRY = '<4s4H2LH'
+CREATED_BY_UNIX = 3 << 8 | 20
+UTF8_NAME = 0x800
+
+
+def dos_time(date):
+    year, month, day, hour, minute, second = date
+    return hour << 11 | minute << 5 | second // 2, (year - 1980) << 9 | month << 5 | day
+
+
+def zip_entry(path, date, method, crc, compressed, inflated, external, at):
+    """Local header and directory record of one file, as Python's zipfile writes them."""
+    name = as_bytes(path)
+    if isinstance(path, bytes_type):
+        path = path.decode('utf-8')
+    flags = 0
+    if len(path) != len(name):
+        flags = UTF8_NAME
+    clock, day = dos_time(date)
+    common = (method, clock, day, crc, compressed, inflated, len(name), 0)
+    local = struct.pack(LOCAL_ENTRY, latin('PK\3\4'), 20, flags, *common) + name
+    central = struct.pack(CENTRAL_ENTRY, latin('PK\1\2'), CREATED_BY_UNIX, 20, flags,
+                          *common + (0, 0, 0, external, at)) + name
+    return local, central
+
+
+def build_zip(entries, blobs, date):
+    """(files, directory, places): places is what zipimport wants to know of each file."""
+    body, directory, places, at = [], [], [], 0
+    for entry in entries:
+        local, central = zip_entry(entry.path, entry.date or date, entry.method, entry.crc, entry.compressed,
+                                   entry.inflated, entry.external, at)
+        body.append(local)
+        body.append(blobs.whole[entry.blob])
+        directory.append(central)
+        places.append((entry.path, entry.method, entry.compressed, entry.inflated, at)
+                      + dos_time(entry.date or date) + (entry.crc,))
+        at += len(local) + entry.compressed
+    return EMPTY.join(body), EMPTY.join(directory), places
+
+
+def complete_zip(parts, site, site_date):
+    """The whole zip with the sitecustomize.py that the wrapper adds."""
+    body, directory, places = parts
+    count = len(places) + 1
+    local, central = zip_entry('sitecustomize.py', site_date, 0, zlib.crc32(site) & 0xFFFFFFFF, len(site), len(site),
+                               384 << 16, len(body))
+    end = struct.pack(END_ENTRY, latin('PK\5\6'), 0, 0, count, count, len(directory) + len(central),
+                      len(body) + len(local) + len(site), 0)
+    return EMPTY.join([body, local, site, directory, central, end])
+
+
+def site_place(site, site_date, parts):
+    return ('sitecustomize.py', 0, len(site), len(site), len(parts[0])) + dos_time(site_date) + (
+        zlib.crc32(site) & 0xFFFFFFFF,)
+
+
+# ---- warm modules -------------------------------------------------------------------------------------
+
+# Packages whose code looks around on sys.path (pkgutil.extend_path): an empty one stands in the parent, and
+# every child runs the code of its own zip in it.
+SHELLS = ('ansible', 'ansible.module_utils')
+ROOTS = ('ansible', 'ansible_collections')
+
+# Stands for the path of a payload's zip in what the parent holds.
+ARCHIVE = '/fatline.zip'
+
+# What the parent may import ahead for a module: nothing that reads configuration, asks the name service, warns
+# or starts anything when imported.
+AHEAD = set("""abc argparse ast base64 binascii bisect calendar codecs collections configparser contextlib copy csv
+    datetime decimal difflib errno fcntl filecmp fileinput fnmatch functools getpass glob grp gzip hashlib heapq hmac
+    io itertools json locale logging math mimetypes numbers operator os pickle platform pprint pwd queue random re
+    resource select selectors shlex shutil signal socket stat string struct subprocess syslog tarfile tempfile
+    termios textwrap threading time traceback types typing unicodedata uuid warnings zipfile zlib""".split())
+
+
+class Unreadable(Exception):
+    """Bytecode whose imports this agent cannot tell; the module stays cold."""
+
+
+class Foreign(BaseException):
+    """An import that must not happen in the parent. No "except ImportError" of a module may take it for absence."""
+
+
+def import_sites(code, nested):
+    """(level, names, module) of every import statement of a code object, and of what is nested in it."""
+    import opcode
+    number = opcode.opmap['IMPORT_NAME']
+    found = []
+    waiting = [code]
+    while waiting:
+        code = waiting.pop()
+        if nested:
+            waiting.extend([const for const in code.co_consts if hasattr(const, 'co_code')])
+        if struct.pack('B', number) in code.co_code:
+            last = [None, None]
+            for name, value in loads_and_imports(code, opcode):
+                if name != 'IMPORT_NAME':
+                    last = [last[1], (value,)]
+                    continue
+                if None in last or not isinstance(last[0][0], int_types):
+                    raise Unreadable
+                found.append((last[0][0], last[1][0] or (), code.co_names[value]))
+                last = [None, None]
+    return found
+
+
+def loads_and_imports(code, opcode):
+    """(opcode name, value) of the instructions that load constants or import."""
+    data, extended, at = code.co_code, 0, 0
+    while at < len(data):
+        number = byte_at(data, at)
+        name = opcode.opname[number]
+        argument = None
+        if WORDCODE:
+            argument = byte_at(data, at + 1) | extended << 8
+            at += 2
+        elif number >= opcode.HAVE_ARGUMENT:
+            argument = byte_at(data, at + 1) | byte_at(data, at + 2) << 8 | extended << 16
+            at += 3
+        else:
+            at += 1
+        extended = 0
+        if name == 'EXTENDED_ARG':
+            extended = argument
+        elif name == 'LOAD_CONST':
+            yield name, code.co_consts[argument]
+        elif name == 'LOAD_SMALL_INT':
+            yield name, argument
+        elif name == 'IMPORT_NAME':
+            yield name, argument
+
+
+def mentioned(code, entry, nested):
+    """Full names of ansible's modules that the code of entry may import, as far as it says so."""
+    package = entry.module
+    if not entry.is_package:
+        package = parent_of(package)
+    names = set()
+    for level, tail, target in import_sites(code, nested):
+        bases = [target]
+        if level > 0:
+            bases = ['.'.join(package.split('.')[:len(package.split('.')) - level + 1] + [target]).strip('.')]
+        elif level < 0:
+            bases.append(package + '.' + target)
+        for base in bases:
+            if base.split('.')[0] in ROOTS:
+                parts = base.split('.')
+                names.update(['.'.join(parts[:end]) for end in range(1, len(parts) + 1)])
+                names.update([base + '.' + name for name in tail])
+            elif not nested:
+                names.add(base)
+    return names
+
+
+class Warm(object):
+    """The modules that the parent holds for its children, and the rule by which a child may keep them.
+
+    A module is kept for a payload only if the payload's zip has the same content under its name, and the same holds
+    for everything that its code mentions, directly or through others: same content, or absent in both (ansible
+    fact 6: an equal hash is not enough, because an optional import may be missing from this zip).
+    """
+
+    CODES_MAX = 600
+    PLANS_MAX = 64
+
+    def __init__(self, blobs):
+        self.blobs = blobs
+        self.loaded = {}
+        self.seen = {}
+        self.fixups = {}
+        self.codes = {}
+        self.mentions = {}
+        self.plans = {}
+        self.elsewhere = [path for path in sys.path if path and os.path.isdir(os.path.join(path, 'ansible'))]
+
+    def code(self, entry):
+        """Compiled code of a file, by content. The name in it is replaced in the child."""
+        code = self.codes.get(entry.blob)
+        if code is None:
+            if len(self.codes) > self.CODES_MAX:
+                self.codes.clear()
+            code = compile(entry.source(self.blobs), ARCHIVE + '/' + entry.path, 'exec', 0, 1)
+            self.codes[entry.blob] = code
+        return code
+
+    def mentions_of(self, entry):
+        """Names that the module's code may import; None if that cannot be told."""
+        key = (entry.module, entry.blob)
+        if key not in self.mentions:
+            if len(self.mentions) > self.CODES_MAX:
+                self.mentions.clear()
+            try:
+                self.mentions[key] = mentioned(self.code(entry), entry, True)
+            except (Unreadable, SyntaxError, ValueError, IndexError):
+                self.mentions[key] = None
+        return self.mentions[key]
+
+    def kept(self, manifest):
+        """Names of the warm modules that a payload may keep."""
+        keep = set([name for name in self.loaded
+                    if manifest.blob_of(name) == self.loaded[name] and self.fixups[name] is not None])
+        removed = True
+        while removed:
+            removed = [name for name in keep if not self.may_keep(name, keep, manifest)]
+            keep.difference_update(removed)
+        return keep
+
+    def may_keep(self, name, keep, manifest):
+        for other in self.seen[name]:
+            if other in self.loaded and other not in keep:
+                return False
+            if manifest.blob_of(other) != self.seen[name][other]:
+                return False
+        return parent_of(name) in keep or parent_of(name) in SHELLS
+
+    def plan(self, manifest, main, profile):
+        """(plan, whether it is new): how a child makes the warm modules its own."""
+        key = (manifest.name, main)
+        if key in self.plans:
+            return self.plans[key], False
+        self.warm(manifest, main, profile)
+        if len(self.plans) >= self.PLANS_MAX:
+            self.plans.clear()
+        self.plans[key] = Plan(self, manifest, self.kept(manifest))
+        return self.plans[key], True
+
+    def warm(self, manifest, main, profile):
+        """Import what the payload will import first, as far as it is ansible-core's own."""
+        names = ['ansible.module_utils.basic', 'ansible.module_utils._internal._ansiballz._loader']
+        for way in ('c2m', 'm2c'):
+            # Named by the payload's profile, so no import statement mentions these two.
+            names.append('ansible.module_utils._internal._json._profiles._module_%s_%s' % (profile, way))
+        for entry in self.cold_reachable(manifest, main):
+            names.extend(sorted(self.top_level(entry)))
+        hidden = self.hide(self.kept(manifest))
+        for name in names:
+            entry = manifest.modules.get(name)
+            if name in sys.modules or (name not in AHEAD and (entry is None or not entry.warm)):
+                continue
+            self.import_quietly(name, manifest)
+        self.unhide(hidden)
+
+    def hide(self, keep):
+        """Take out of sight what this payload's zip has not, or has with another content."""
+        hidden = {}
+        for name in self.loaded:
+            if name not in keep:
+                hidden[name] = detach(name)
+        return hidden
+
+    def unhide(self, hidden):
+        for name in hidden:
+            attach(name, hidden[name])
+
+    def top_level(self, entry):
+        try:
+            return mentioned(self.code(entry), entry, False)
+        except (Unreadable, SyntaxError, ValueError, IndexError):
+            return ()
+
+    def cold_reachable(self, manifest, main):
+        """The module itself and the files it leads to that must not be imported here: compiled ahead, not run."""
+        found = []
+        waiting = [main]
+        done = set()
+        while waiting:
+            name = waiting.pop()
+            entry = manifest.modules.get(name)
+            if entry is None or name in done or name in SHELLS or (entry.warm and name != main):
+                continue
+            done.add(name)
+            found.append(entry)
+            waiting.extend(self.mentions_of(entry) or ())
+        return found
+
+    def import_quietly(self, name, manifest):
+        """Import; whatever goes wrong goes wrong again in the child, where the module's author expects it."""
+        finder = WarmFinder(self, manifest)
+        before = set(self.loaded)
+        for shell in SHELLS:
+            if shell not in sys.modules:
+                stand_in(shell)
+        sys.meta_path.insert(0, finder)
+        try:
+            try:
+                __import__(name)
+            except (Exception, Foreign):
+                # Others may be bound to what failed half-way.
+                for other in set(self.loaded) - before:
+                    detach(other)
+                    del self.loaded[other], self.seen[other], self.fixups[other]
+        finally:
+            sys.meta_path.remove(finder)
+        if set(self.loaded) - before:
+            self.plans.clear()
+
+    def note(self, entry, manifest, module):
+        self.loaded[entry.module] = entry.blob
+        self.fixups[entry.module] = archive_names(module)
+        seen = {}
+        for other in self.mentions_of(entry):
+            seen[other] = manifest.blob_of(other)
+        for shell in SHELLS:
+            seen.pop(shell, None)
+        self.seen[entry.module] = seen
+
+
+def archive_names(module):
+    """Global names whose value was made from the path of the zip; None if it went where it cannot be replaced."""
+    found = []
+    for name in module.__dict__:
+        value = module.__dict__[name]
+        if holds_archive(value):
+            if name not in ('__file__', '__cached__', '__builtins__'):
+                found.append(name)
+            continue
+        inside = ()
+        if isinstance(value, dict):
+            inside = value.values()
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            inside = value
+        elif isinstance(value, type) and value.__module__ == module.__name__:
+            inside = value.__dict__.values()
+        if name not in ('__builtins__', '__path__') and [item for item in inside if holds_archive(item)]:
+            return None
+    return found
+
+
+def holds_archive(value):
+    """Whether a text or a path (which knows how to be a file name) begins where the parent's zip would be."""
+    if hasattr(type(value), '__fspath__'):
+        value = str(value)
+    return isinstance(value, str) and ARCHIVE in value
+
+
+def parent_of(name):
+    return name[:max(name.rfind('.'), 0)]
+
+
+def detach(name):
+    """Remove a module from sight: from sys.modules and from its package."""
+    module = sys.modules.pop(name, None)
+    for other in [other for other in sys.modules if other.startswith(name + '.moves')]:
+        # six puts modules that no file stands for below its own name.
+        del sys.modules[other]
+    package = sys.modules.get(parent_of(name))
+    if module is not None and getattr(package, name.split('.')[-1], None) is module:
+        delattr(package, name.split('.')[-1])
+    return module
+
+
+def attach(name, module):
+    package = sys.modules.get(parent_of(name))
+    if module is not None and package is not None:
+        sys.modules[name] = module
+        setattr(package, name.split('.')[-1], module)
+
+
+def stand_in(name):
+    """An empty package in sys.modules; the child fills it from its zip."""
+    module = type(sys)(name)
+    module.__path__ = [ARCHIVE + '/' + name.replace('.', '/')]
+    module.__file__ = module.__path__[0] + '/__init__.py'
+    module.__package__ = name
+    sys.modules[name] = module
+    if parent_of(name):
+        setattr(sys.modules[parent_of(name)], name.split('.')[-1], module)
+
+
+class WarmFinder(object):
+    """Serves ansible-core's own files from blobs during one warm-up, and nothing else under ansible's names."""
+
+    def __init__(self, warm, manifest):
+        self.warm = warm
+        self.manifest = manifest
+
+    def entry(self, name):
+        if name.split('.')[0] not in ROOTS:
+            return None
+        entry = self.manifest.modules.get(name)
+        if entry is None:
+            package = sys.modules.get(parent_of(name))
+            if getattr(package, '__path__', None) and self.warm.elsewhere:
+                # A child would look for it in the ansible that is installed here.
+                raise Foreign(name)
+            return None
+        if not entry.warm or not name.startswith('ansible.module_utils.') or name in self.warm.loaded:
+            raise Foreign(name)
+        if self.warm.mentions_of(entry) is None:
+            raise Foreign(name)
+        return entry
+
+    def find_spec(self, name, path=None, target=None):
+        entry = self.entry(name)
+        if entry is not None:
+            return payload_spec(entry, ARCHIVE, self)
+
+    def find_module(self, name, path=None):
+        if self.entry(name) is not None:
+            return self
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        entry = self.manifest.modules[module.__name__]
+        exec(self.warm.code(entry), module.__dict__)
+        self.warm.note(entry, self.manifest, module)
+
+    def load_module(self, name):
+        return load_module(self, name, self.manifest.modules[name], ARCHIVE)
+
+
+def load_module(loader, name, entry, archive):
+    """Import protocol of Python 2."""
+    module = sys.modules.setdefault(name, type(sys)(name))
+    module.__loader__ = loader
+    module.__file__ = archive + '/' + entry.path
+    module.__package__ = parent_of(name)
+    if entry.is_package:
+        module.__path__ = [os.path.dirname(module.__file__)]
+        module.__package__ = name
+    try:
+        loader.exec_module(module)
+    except Exception:
+        sys.modules.pop(name, None)
+        raise
+    return sys.modules[name]
+
+
+def payload_spec(entry, archive, loader):
+    """The spec that zipimport would make for a file of the archive."""
+    spec = ModuleSpec(entry.module, loader, origin=archive + '/' + entry.path, is_package=entry.is_package)
+    spec._set_fileattr = True
+    if entry.is_package:
+        spec.submodule_search_locations.append(os.path.dirname(spec.origin))
+    return spec
+
+
+class Plan(object):
+    """What a child does to the parent's modules before it runs one payload; made once, used per fork."""
+
+    def __init__(self, warm, manifest, keep):
+        self.manifest = manifest
+        self.keep = [manifest.modules[name] for name in sorted(keep)]
+        self.fixups = [(name, warm.fixups[name]) for name in keep if warm.fixups[name]]
+        self.drop = [name for name in warm.loaded if name not in keep]
+        self.codes = {}
+        for entry in manifest.entries:
+            # The codes of kept modules are in use already, and the shells are run by every child.
+            if entry.module and entry.module not in keep:
+                if entry.module in SHELLS or entry.blob in warm.codes:
+                    self.codes[entry.module] = warm.code(entry)
+        self.directories = set([os.path.dirname(entry.stem) for entry in manifest.entries if entry.module])
+
+    def apply(self, archive, places):
+        """In the child: this zip becomes the origin of what is kept, everything else is gone."""
+        import zipimport
+        zipimport._zip_directory_cache[archive] = listing(archive, places)
+        PayloadImporter = importer_class(zipimport.zipimporter, self)
+        first = PayloadImporter(archive)
+        importers = {'': first}
+        sys.path_importer_cache[archive] = first
+        for directory in self.directories:
+            if directory:
+                importers[directory] = first.within(archive, directory)
+                sys.path_importer_cache[archive + '/' + directory] = importers[directory]
+        for name in self.drop:
+            detach(name)
+        for entry in self.keep:
+            rebind(sys.modules[entry.module], entry, archive, importers)
+        for name in SHELLS:
+            self.fill(name, archive, importers)
+        for name, globals_made in self.fixups:
+            names = sys.modules[name].__dict__
+            for made in globals_made:
+                names[made] = type(names[made])(str(names[made]).replace(ARCHIVE, archive))
+
+    def fill(self, name, archive, importers):
+        """Run a shell package's own code in it, so that what is bound to it stays bound."""
+        module = sys.modules.get(name)
+        entry = self.manifest.modules.get(name)
+        if entry is None or module is None:
+            sys.modules.pop(name, None)
+            return
+        rebind(module, entry, archive, importers)
+        exec(self.codes[name], module.__dict__)
+
+
+def listing(archive, places):
+    """The zip's directory as zipimport would read it, which costs it a millisecond."""
+    files = {}
+    for path, method, compressed, inflated, at, clock, day, crc in places:
+        files[path] = (archive + '/' + path, method, compressed, inflated, at, clock, day, crc)
+    return files
+
+
+def rebind(module, entry, archive, importers):
+    """Make this zip the module's origin (ansible fact 5: getsource, importlib.resources and respawn look there)."""
+    loader = importers[os.path.dirname(entry.stem)]
+    module.__loader__ = loader
+    module.__file__ = archive + '/' + entry.path
+    if hasattr(module, '__path__'):
+        module.__path__ = [path.replace(ARCHIVE, archive) for path in module.__path__]
+    if ModuleSpec is not None:
+        spec = payload_spec(entry, archive, loader)
+        if entry.is_package:
+            # A package may have changed where its modules are looked for; six does.
+            spec.submodule_search_locations = module.__path__
+        module.__spec__ = spec
+        if hasattr(module, '__cached__'):
+            spec.cached = module.__cached__ = module.__cached__.replace(ARCHIVE, archive)
+
+
+def importer_class(zipimporter, plan):
+    """zipimport's importer for the payload's zip, with the parent's compiled code."""
+
+    class PayloadImporter(zipimporter):
+
+        def within(self, archive, directory):
+            """The importer of a directory, without reading the zip's directory again."""
+            if 'archive' not in self.__dict__:
+                return PayloadImporter(archive + '/' + directory)
+            other = PayloadImporter.__new__(PayloadImporter)
+            other.__dict__.update(self.__dict__)
+            other.prefix = directory + '/'
+            return other
+
+        def entry_of(self, name):
+            entry = plan.manifest.modules.get(name)
+            if entry is not None and self.prefix + name.split('.')[-1] == entry.stem:
+                return entry
+
+        def find_spec(self, name, target=None):
+            entry = self.entry_of(name)
+            if entry is not None:
+                return payload_spec(entry, self.archive, self)
+            if hasattr(zipimporter, 'find_spec'):
+                return zipimporter.find_spec(self, name, target)
+
+        def create_module(self, spec):
+            return None
+
+        def exec_module(self, module):
+            exec(self.get_code(module.__name__), module.__dict__)
+
+        def load_module(self, name):
+            entry = self.entry_of(name)
+            if entry is None or entry.module not in plan.codes:
+                return zipimporter.load_module(self, name)
+            return load_module(self, name, entry, self.archive)
+
+        def get_code(self, name):
+            entry = self.entry_of(name)
+            if entry is None or entry.module not in plan.codes:
+                return zipimporter.get_code(self, name)
+            code = plan.codes[entry.module]
+            if fix_filename is not None:
+                fix_filename(code, self.archive + '/' + entry.path)
+            return code
+
+    PayloadImporter.__name__ = zipimporter.__name__
+    return PayloadImporter
+
+
+# ---- the module's child -------------------------------------------------------------------------------
+
+# Read by the interpreter or the C library before any Python code runs (ansible fact 9).
+STARTUP_PREFIXES = ('PYTHON', 'LC_', 'LANG', 'LD_', 'GLIBC_', 'MALLOC_', 'OPENSSL_', 'LOCPATH', 'GCONV_PATH', 'NLSPATH')
+STARTUP_NAMES = ('HOME',)
+FAMILIES = (214, 219, 222)
+
+
+def check_module(agent, body):
+    """Refuse what this agent cannot run as stock would; nothing has been touched yet."""
+    if native(body.get('interpreter', '')) != agent.interpreter:
+        raise Refusal(UNSUPPORTED, 'this agent is %s, the payload wants %s'
+                      % (agent.interpreter, native(body.get('interpreter', ''))))
+    if body.get('family') not in FAMILIES:
+        raise Refusal(UNSUPPORTED, 'payload family %r is not known here' % body.get('family'))
+    for name in (body.get('env') or {}):
+        name = native(name.decode('latin-1'))
+        if name in STARTUP_NAMES or name.startswith(STARTUP_PREFIXES):
+            raise Refusal(UNSUPPORTED, '%s is read when an interpreter starts' % name)
+    for key in ('module', 'fqn', 'profile', 'site'):
+        if not isinstance(body.get(key), text_type):
+            raise Refusal(MALFORMED, 'EXEC: %s is not text' % key)
+        body[key] = native(body[key])
+    for key in ('date', 'site_date'):
+        if not isinstance(body.get(key), list) or [part for part in body[key] if not isinstance(part, int)]:
+            raise Refusal(MALFORMED, 'EXEC: %s is not a date' % key)
+
+
+def module_child(body, plan, parts):
+    """Function that runs a payload as its wrapper would, in the forked child."""
+    def child():
+        present = set(sys.modules)
+        code = 1
+        try:
+            become_fresh(body)
+            run_wrapper(body, plan, parts)
+            code = 0
+        except SystemExit:
+            code = exit_status(sys.exc_info()[1].code)
+        except:  # noqa: E722
+            report_uncaught()
+        return end_as_python(code, present)
+    return child
+
+
+def become_fresh(body):
+    """What a new interpreter reading its program from stdin would have, and the forked one has not."""
+    add_environment(body.get('env'))
+    if hasattr(time, 'tzset'):
+        time.tzset()
+    sys.argv[:] = ['']
+    if hasattr(sys, 'orig_argv'):
+        sys.orig_argv[:] = [body['interpreter']]
+    main = type(sys)('__main__')
+    main.__dict__['__builtins__'] = sys.modules['__main__'].__builtins__
+    sys.modules['__main__'] = main
+    if 'random' in sys.modules:
+        # Python forgets to do this after a fork before 3.7.
+        sys.modules['random'].seed()
+    platform = sys.modules.get('platform')
+    for name, empty in (('_uname_cache', None), ('_platform_cache', {})):
+        if hasattr(platform, name):
+            setattr(platform, name, empty)
+
+
+def run_wrapper(body, plan, parts):
+    """The wrapper's steps in its order; what it does before the module is the same in every family."""
+    import shutil
+    import tempfile
+    try:
+        os.getcwd()
+    except OSError:
+        leave_lost_directory()
+    if body.get('rlimit_nofile'):
+        limit_files(body['rlimit_nofile'])
+    sys.path = [path for path in sys.path if path not in ('', '.')]
+    temp_path = tempfile.mkdtemp(prefix='ansible_' + body['module'] + '_payload_')
+    try:
+        if body['family'] > 214:
+            temp_path = os.path.realpath(temp_path)
+        archive = os.path.join(temp_path, 'ansible_' + body['module'] + '_payload.zip')
+        site = as_bytes(body['site'] % archive)
+        write_zip(archive, complete_zip(parts, site, body['site_date']))
+        plan.apply(archive, parts[2] + [site_place(site, body['site_date'], parts)])
+        sys.path.insert(0, archive)
+        invoke(body, archive)
+    finally:
+        shutil.rmtree(temp_path, True)
+
+
+def leave_lost_directory():
+    try:
+        os.chdir(os.path.expanduser('~'))
+    except OSError:
+        os.chdir('/')
+
+
+def limit_files(wanted):
+    import resource
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if min(hard, wanted) != soft:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, wanted), hard))
+        except ValueError:
+            pass  # some platforms lie about their hard limit
+
+
+def write_zip(path, data):
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 438)
+    try:
+        at = os.write(fd, data)
+        while at < len(data):
+            at += os.write(fd, data[at:])
+    finally:
+        os.close(fd)
+
+
+def invoke(body, archive):
+    """Run the module, genuine code of the payload's zip from here on."""
+    params, fqn = body.get('stdin', EMPTY), body['fqn']
+    if body['family'] == 214:
+        invoke_old(params, fqn, archive)
+        return
+    __import__('ansible.module_utils._internal._ansiballz._loader')
+    loader = sys.modules['ansible.module_utils._internal._ansiballz._loader']
+    arguments = {'json_params': params, 'profile': body['profile'], 'module_fqn': fqn, 'modlib_path': archive,
+                 'extensions': {}}
+    if body['family'] >= 222:
+        arguments['secrets'] = frozenset(body.get('secrets', ()))
+    loader.run_module(**arguments)
+
+
+def invoke_old(params, fqn, archive):
+    import runpy
+    __import__('ansible.module_utils.basic')
+    sys.modules['ansible.module_utils.basic']._ANSIBLE_ARGS = params
+    runpy.run_module(mod_name=fqn, init_globals={'_module_fqn': fqn, '_modlib_path': archive}, run_name='__main__',
+                     alter_sys=True)
+    sys.stdout.write('{"msg": "New-style module did not handle its own exit", "failed": true}\n')
+    sys.exit(1)
+
+
+def exit_status(code):
+    """Exit status of sys.exit(code), by Python's own rule."""
+    if code is None:
+        return 0
+    if isinstance(code, int_types):
+        return code & 255
+    sys.stderr.write(str(code) + '\n')
+    return 1
+
+
+def report_uncaught():
+    """The traceback as Python prints it, without the agent's own frames at the top."""
+    kind, value, stack = sys.exc_info()
+    while stack is not None and stack.tb_frame.f_code.co_filename == OWN_FILE:
+        stack = stack.tb_next
+    sys.excepthook(kind, value, stack)
+
+
+def end_as_python(code, present):
+    """End like the interpreter does (systems fact 19): threads, atexit, objects, flushes; the exit status."""
+    if 'threading' in sys.modules:
+        sys.modules['threading']._shutdown()
+    try:
+        import atexit
+        atexit._run_exitfuncs()
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+    code = flush_standard(code)
+    end_modules([name for name in list(sys.modules) if name not in present])
+    return flush_standard(code)
+
+
+def end_modules(names):
+    """Let go of the modules of this run, then empty those that something still holds."""
+    import gc
+    import weakref
+    held = []
+    for name in names:
+        module = sys.modules.pop(name)
+        if isinstance(module, type(sys)):
+            held.append(weakref.ref(module))
+    module = None
+    gc.collect()
+    for reference in held:
+        module = reference()
+        if module is not None:
+            empty_module(module.__dict__)
+    gc.collect()
+
+
+def empty_module(names):
+    """None in place of every name, private ones first: finalizers of the library test for exactly that."""
+    for is_private in (True, False):
+        for name in list(names):
+            if name != '__builtins__' and name.startswith('_') == is_private:
+                names[name] = None
+
+
+def flush_standard(code):
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not getattr(stream, 'closed', False):
+                stream.flush()
+        except Exception:
+            if stream is sys.stdout and code == 0:
+                code = 120
+    return code
+
+
+# ---- module runs, in the parent -----------------------------------------------------------------------
+
+
+class Waiting(Call):
+    """A module run that cannot start yet: blobs are missing, or more of its parameters is to come."""
+
+    PARAMS_MAX = 67108864
+
+    def __init__(self, agent, reply, body):
+        Call.__init__(self, agent, reply)
+        self.body = body
+        self.missing = set()
+        self.more = bool(body.get('stdin_more'))
+        self.pieces = [body.get('stdin', EMPTY)]
+        self.size = len(self.pieces[0])
+        if self.more:
+            reply.grant(WINDOW)
+
+    def on_data(self, data, last):
+        self.pieces.append(data)
+        self.size += len(data)
+        if self.size > self.PARAMS_MAX:
+            self.fail(MALFORMED, 'the parameters are longer than %d bytes' % self.PARAMS_MAX)
+            return
+        self.more = not last
+        if self.more:
+            self.reply.grant(len(data))
+        self.try_start()
+
+    def try_start(self):
+        """Start if everything is there; ask for the blobs that are not."""
+        missing = set(self.agent.missing_blobs(self.body))
+        if missing:
+            self.agent.ask_blobs(self.reply, missing - self.missing)
+        self.missing = missing
+        if missing or self.more or self.reply.key not in self.agent.calls:
+            return
+        self.done()
+        self.body['stdin'] = EMPTY.join(self.pieces)
+        self.agent.guard(self.reply, self.agent.run_module, self.reply, self.body)
+
+    def fail(self, code, reason):
+        self.done()
+        self.reply.refuse(code, reason)
+
+    def cancel(self):
+        self.fail(BUSY, 'cancelled before it started')
+
+
+# ---- freshness ----------------------------------------------------------------------------------------
+
+# What stock reads anew with every interpreter that it starts (systems fact 21).
+WATCHED = ('/etc/ld.so.cache', '/etc/ld.so.preload', '/etc/nsswitch.conf', '/etc/resolv.conf', '/etc/host.conf',
+           '/etc/localtime', '/etc/selinux/config', '/etc/ssl/openssl.cnf', '/etc/pki/tls/openssl.cnf',
+           '/usr/lib/locale')
+
+# What a login shell reads for a command (ansible fact 27), by the shell's name.
+SHELL_FILES = {
+    'bash': ('/etc/bash.bashrc', '~/.bashrc'),
+    'zsh': ('/etc/zshenv', '/etc/zsh/zshenv', '~/.zshenv'),
+    'tcsh': ('/etc/csh.cshrc', '~/.tcshrc', '~/.cshrc'),
+    'csh': ('/etc/csh.cshrc', '~/.cshrc'),
+    'fish': ('/etc/fish/config.fish', '~/.config/fish/config.fish', '~/.config/fish/conf.d'),
+}
+ANY_SHELL_FILES = ('~/.ssh/rc', '~/.ssh/environment', '/etc/ssh/sshrc')
+
+
+def signature(paths):
+    """What a look at these paths gives now: a change of any makes another value."""
+    looks = []
+    for path in paths:
+        try:
+            status = os.stat(path)
+            looks.append((status.st_mtime, status.st_size, status.st_ino, status.st_ctime))
+        except OSError:
+            looks.append(None)
+    return looks
+
+
+class Freshness(object):
+    """Tells whether a child forked now would see what a new interpreter would see (DESIGN rule 10)."""
+
+    def __init__(self):
+        home = os.environ.get('HOME', '/')
+        shell = os.path.basename(os.environ.get('SHELL', '/bin/sh'))
+        names = SHELL_FILES.get(shell, ()) + ANY_SHELL_FILES
+        self.login = [name.replace('~', home) for name in names]
+        self.login_seen = signature(self.login)
+        self.files = [sys.executable, os.path.dirname(os.__file__)] + list(WATCHED)
+        self.files.extend([path for path in sys.path if path])
+        self.seen = signature(self.files)
+        self.known = set()
+
+    def learn(self):
+        """Watch the files of what was imported since, as far as it is not the standard library or a payload."""
+        library = os.path.dirname(os.__file__) + os.sep
+        for name in set(sys.modules) - self.known:
+            path = getattr(sys.modules[name], '__file__', None)
+            self.known.add(name)
+            if path and not path.startswith(ARCHIVE) and (
+                    not path.startswith(library) or '-packages' in path):
+                self.files.append(path)
+                self.seen.extend(signature([path]))
+
+    def login_changed(self):
+        return signature(self.login) != self.login_seen
+
+    def changed(self):
+        return signature(self.files) != self.seen
+
 # ---- the agent ----------------------------------------------------------------------------------------
 
 
 class Agent(object):
     """The parent process: the wire, the calls under way and the loop."""
 
-    def __init__(self, wire_in, wire_out, words_fd, source):
+    MANIFESTS_MAX = 64
+
+    def __init__(self, wire, source, interpreter):
+        wire_in, wire_out, words_fd = wire
         self.source = source
+        self.interpreter = interpreter
         self.words_fd = words_fd
         self.ident = 0
         self.nonce = os.urandom(16)
@@ -867,10 +1869,16 @@ class Agent(object):
         self.fds = set([wire_in, wire_out, words_fd])
         self.calls = {}
         self.pids = {}
+        self.inbox = deque()
         self.congested = False
         self.ending = False
+        self.blobs = Blobs()
+        self.manifests = {}
+        self.warm = Warm(self.blobs)
+        self.freshness = Freshness()
         self.handlers = {HELLO: self.on_hello, PING: self.on_ping, EXEC: self.on_exec, CANCEL: self.on_cancel,
-                         DATA: self.on_data, CREDIT: self.on_credit, SHUTDOWN: self.on_shutdown}
+                         DATA: self.on_data, CREDIT: self.on_credit, SHUTDOWN: self.on_shutdown,
+                         PUT_BLOB: self.on_put_blob, DROP_BLOB: self.on_drop_blob}
 
     # Descriptors: every one the parent has is known, so that a child closes exactly those (systems fact 20).
 
@@ -930,23 +1938,33 @@ class Agent(object):
                 return
             if not data:
                 raise EOFError
-            for frame in self.framer.feed(data):
-                self.dispatch(frame)
+            self.inbox.extend(self.framer.feed(data))
+            self.work()
+
+    def work(self):
+        while self.inbox:
+            self.dispatch(self.inbox.popleft())
 
     def dispatch(self, frame):
         handler = self.handlers.get(frame.handle)
         if handler is None or (frame.dst != self.ident and frame.handle != HELLO):
             return
+        self.guard(Reply(self, frame), self.handle, handler, frame)
+
+    def handle(self, handler, frame):
+        if frame.flags & COMPRESSED:
+            frame.payload = inflate(frame.payload)
+        handler(frame)
+
+    def guard(self, reply, function, *arguments):
+        """Call; what cannot be served is refused in words, and the others go on."""
         try:
-            if frame.flags & COMPRESSED:
-                frame.payload = inflate(frame.payload)
-            handler(frame)
+            function(*arguments)
         except Refusal:
             code, reason = sys.exc_info()[1].args
-            Reply(self, frame).refuse(code, reason)
+            reply.refuse(code, reason)
         except (struct.error, ValueError):
-            # One client's malformed frame is that client's trouble; others share this agent.
-            Reply(self, frame).refuse(MALFORMED, 'handle %d: %s' % (frame.handle, sys.exc_info()[1]))
+            reply.refuse(MALFORMED, sys.exc_info()[1])
 
     # Handlers
 
@@ -972,10 +1990,75 @@ class Agent(object):
         if (frame.src, frame.stream) in self.calls:
             raise Refusal(MALFORMED, 'stream %d is in use' % frame.stream)
         body = parse_exec(frame)
-        if body.get('mode') != 'command':
+        reply = Reply(self, frame)
+        if body.get('mode') == 'module':
+            check_module(self, body)
+            Waiting(self, reply, body).try_start()
+        elif body.get('mode') == 'command':
+            check_command(body)
+            start_run(self, reply, body, command_child(body), False)
+        else:
             raise Refusal(UNSUPPORTED, 'mode %r is not known here' % body.get('mode'))
-        check_command(body)
-        start_run(self, Reply(self, frame), body, command_child(body), False)
+
+    # Module runs
+
+    def manifest_of(self, name):
+        manifest = self.manifests.get(name)
+        if manifest is None:
+            if len(self.manifests) >= self.MANIFESTS_MAX:
+                self.manifests.clear()
+            manifest = self.manifests[name] = Manifest(name, self.blobs.whole[name])
+        return manifest
+
+    def missing_blobs(self, body):
+        name = body.get('manifest')
+        if name not in self.blobs.whole:
+            return [name]
+        return [entry.blob for entry in self.manifest_of(name).entries if entry.blob not in self.blobs.whole]
+
+    def ask_blobs(self, reply, names):
+        if names:
+            self.send(0, NEED_BLOB, struct.pack('>II', reply.dst, reply.stream) + EMPTY.join(names))
+
+    def run_module(self, reply, body):
+        """Everything is there: make the parent fit for the payload, then fork."""
+        self.check_fresh(reply, body)
+        manifest = self.manifest_of(body['manifest'])
+        for name in ('runpy', 'pkgutil', 'shutil', 'tempfile', 'zipimport', 'atexit'):
+            __import__(name)
+        plan, is_new = self.warm.plan(manifest, body['fqn'], body['profile'])
+        if is_new:
+            self.freshness.learn()
+            freeze()
+        parts = manifest.zip_parts(self.blobs, body['date'])
+        start_run(self, reply, {}, module_child(body, plan, parts), not is_new)
+
+    def check_fresh(self, reply, body):
+        if self.freshness.login_changed():
+            # Only a new login can see it (ansible fact 27).
+            raise Refusal(STALE, 'a start-up file of the login shell has changed')
+        if self.freshness.changed():
+            raise Refusal(STALE, 'the interpreter or what it loads has changed on disk')
+
+    def on_put_blob(self, frame):
+        name = frame.payload[:32]
+        total, offset = struct.unpack('>II', frame.payload[32:40])
+        try:
+            if not self.blobs.add(name, total, offset, frame.payload[40:]):
+                return
+        except ValueError:
+            words = str(sys.exc_info()[1])
+            for call in self.waiting_for(name):
+                call.fail(MALFORMED, words)
+            return
+        for call in self.waiting_for(name):
+            call.try_start()
+
+    def waiting_for(self, name):
+        return [call for call in list(self.calls.values()) if name in getattr(call, 'missing', ())]
+
+    def on_drop_blob(self, frame):
+        self.blobs.drop(frame.payload)
 
     def on_cancel(self, frame):
         call = self.calls.get((frame.src, frame.stream))
@@ -1067,6 +2150,14 @@ def working_directory():
         return ''
 
 
+def freeze():
+    """Keep what the parent holds out of the children's garbage collection (systems fact 20)."""
+    import gc
+    gc.collect()
+    if hasattr(gc, 'freeze'):
+        gc.freeze()
+
+
 def take_wire():
     """Move the wire off 0, 1 and 2 and put the null device there (systems fact 18)."""
     wire = [os.dup(fd) for fd in (0, 1, 2)]
@@ -1082,8 +2173,7 @@ def take_wire():
 
 
 def main(source):
-    wire_in, wire_out, words = take_wire()
-    agent = Agent(wire_in, wire_out, words, source)
+    agent = Agent(take_wire(), source, sys.argv[1])
     code = 0
     try:
         agent.watch_signals()

@@ -183,9 +183,9 @@ _NEW_DATE = re.compile(
     rb"tzinfo=datetime\.timezone\.utc\)"
 )
 _SIMPLE_STRING = re.compile(rb"'([\x20-\x26\x28-\x5b\x5d-\x7e]*)'")
-_OLD_PREFIX = re.compile(rb"'ansible_(\w+)_payload_'|'ansible_' \+ '(\w+)' \+ '_payload_'")
-_OLD_FILE = re.compile(rb"'ansible_(\w+)_payload\.zip'|'ansible_' \+ '(\w+)' \+ '_payload\.zip'")
-_MODULE = re.compile(r"\w+")
+_OLD_PREFIX = re.compile(rb"'ansible_([\w.]+)_payload_'|'ansible_' \+ '([\w.]+)' \+ '_payload_'")
+_OLD_FILE = re.compile(rb"'ansible_([\w.]+)_payload\.zip'|'ansible_' \+ '([\w.]+)' \+ '_payload\.zip'")
+_MODULE = re.compile(r"[\w.]+")
 _FQN = re.compile(r"\w+(\.\w+)*")
 
 

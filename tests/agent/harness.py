@@ -104,6 +104,7 @@ class AgentProcess:
     def __init__(self, interpreter: str = sys.executable, shell: str = "/bin/sh", env: dict[str, str] | None = None,
                  cwd: str | None = None) -> None:  # fmt: skip
         near, far = socket.socketpair()
+        self.interpreter = interpreter
         self.source = bootstrap.agent_source()
         self.nonce = secrets.token_hex(8)
         line = bootstrap.launcher([interpreter], self.nonce, len(self.source))
@@ -250,6 +251,16 @@ class AgentProcess:
     def command(self, command: bytes, **more: Any) -> Outcome:
         """Run one command line to its end."""
         return self.finish(self.start({"mode": "command", "command": command, **more}))
+
+    def module(self, parsed: Any, **more: Any) -> Outcome:
+        """Run a parsed payload to its end, giving the agent the blobs it lacks first."""
+        return self.finish(self.start_module(parsed, **more))
+
+    def start_module(self, parsed: Any, env: dict[bytes, bytes] | None = None, **more: Any) -> int:
+        """Send a parsed payload; its reply handle."""
+        for name, data in parsed.blobs.items():
+            self.put_blob(name, data)
+        return self.start({**parsed.exec_body(self.interpreter, env or {}), "stdin": parsed.params, **more})
 
     def put_blob(self, name: bytes, data: bytes) -> None:
         """Give the agent a blob unless it has it."""
