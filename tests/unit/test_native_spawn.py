@@ -157,7 +157,7 @@ def test_signals_are_as_for_a_fresh_program() -> None:
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     try:
-        rc, output = run(["/bin/cat", "/proc/self/status"])
+        rc, output = run(["/bin/cat", "/proc/self/status"], env=[])
         assert signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
