@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 
 #include "err.h"
 #include "frame.h"
@@ -15,6 +16,10 @@
  * bulk costs few chunks.
  */
 #define CHUNK_MIN ((size_t)4096)
+/* Emptied chunks of FL_CHUNK_SIZE kept for the next bulk, till fl_buf_trim():
+ * to fetch such memory from the system anew costs more than to copy into it.
+ */
+#define SPARES 4
 
 struct chunk {
     struct chunk *next;
@@ -29,6 +34,8 @@ struct chunk {
 
 struct fl_buf {
     struct chunk *first, *last;
+    struct chunk *spares;
+    size_t spare_count;
     size_t size, held, cap;
 };
 
@@ -45,8 +52,9 @@ fl_buf_new(size_t cap, struct fl_buf **ret)
     return 0;
 }
 
+/* Done with: kept as a spare or freed. */
 static void
-chunk_free(struct chunk *chunk)
+chunk_retire(struct fl_buf *buf, struct chunk *chunk)
 {
     if (chunk->secret) {
         explicit_bzero(chunk->bytes, chunk->end);
@@ -54,7 +62,26 @@ chunk_free(struct chunk *chunk)
     if (chunk->release != NULL) {
         chunk->release(chunk->owner);
     }
-    free(chunk);
+    if (chunk->capacity == FL_CHUNK_SIZE && buf->spare_count < SPARES) {
+        chunk->next = buf->spares;
+        buf->spares = chunk;
+        buf->spare_count++;
+    }
+    else {
+        free(chunk);
+    }
+}
+
+void
+fl_buf_trim(struct fl_buf *buf)
+{
+    while (buf->spares != NULL) {
+        struct chunk *chunk = buf->spares;
+
+        buf->spares = chunk->next;
+        free(chunk);
+    }
+    buf->spare_count = 0;
 }
 
 void
@@ -67,15 +94,29 @@ fl_buf_free(struct fl_buf *buf)
         struct chunk *chunk = buf->first;
 
         buf->first = chunk->next;
-        chunk_free(chunk);
+        chunk_retire(buf, chunk);
     }
+    fl_buf_trim(buf);
     free(buf);
+}
+
+static struct chunk *
+chunk_get(struct fl_buf *buf, size_t capacity)
+{
+    struct chunk *chunk = buf->spares;
+
+    if (capacity != FL_CHUNK_SIZE || chunk == NULL) {
+        return malloc(sizeof(*chunk) + capacity);
+    }
+    buf->spares = chunk->next;
+    buf->spare_count--;
+    return chunk;
 }
 
 static int
 chunk_add(struct fl_buf *buf, size_t capacity)
 {
-    struct chunk *chunk = malloc(sizeof(*chunk) + capacity);
+    struct chunk *chunk = chunk_get(buf, capacity);
 
     if (chunk == NULL) {
         return -ENOMEM;
@@ -110,6 +151,9 @@ next_capacity(const struct fl_buf *buf, size_t wanted)
     if (buf->last != NULL && buf->last->capacity > 0) {
         capacity = 2 * buf->last->capacity;
     }
+    while (capacity < wanted && capacity < FL_CHUNK_SIZE) {
+        capacity *= 2;
+    }
     if (capacity > FL_CHUNK_SIZE) {
         capacity = FL_CHUNK_SIZE;
     }
@@ -143,19 +187,44 @@ fl_buf_commit(struct fl_buf *buf, size_t size, bool secret)
     buf->held += size;
 }
 
-int
-fl_buf_append(struct fl_buf *buf, const void *data, size_t size, bool secret)
+/* Appends what fits in one chunk; how much that was, or negative. */
+static ssize_t
+append_some(struct fl_buf *buf, const void *data, size_t size, bool secret)
 {
+    const size_t left = room(buf);
+    size_t part = size < FL_CHUNK_SIZE ? size : FL_CHUNK_SIZE;
     uint8_t *space;
-    int err = fl_buf_reserve(buf, size, &space);
+    int err;
 
+    if (left > 0 && left < part) {
+        part = left;
+    }
+    err = fl_buf_reserve(buf, part, &space);
     if (err < 0) {
         return err;
     }
-    if (size > 0) {
-        memcpy(space, data, size);
+    memcpy(space, data, part);
+    fl_buf_commit(buf, part, secret);
+    return (ssize_t)part;
+}
+
+int
+fl_buf_append(struct fl_buf *buf, const void *data, size_t size, bool secret)
+{
+    const uint8_t *at = data;
+
+    if (size > buf->cap || buf->held > buf->cap - size) {
+        return FL_EQUOTA;
     }
-    fl_buf_commit(buf, size, secret);
+    while (size > 0) {
+        const ssize_t done = append_some(buf, at, size, secret);
+
+        if (done < 0) {
+            return (int)done;
+        }
+        at += done;
+        size -= (size_t)done;
+    }
     return 0;
 }
 
@@ -211,7 +280,7 @@ consume_first(struct fl_buf *buf, size_t size)
         if (buf->first == NULL) {
             buf->last = NULL;
         }
-        chunk_free(chunk);
+        chunk_retire(buf, chunk);
     }
     return taken;
 }

@@ -40,7 +40,10 @@ fl_buf_reserve(struct fl_buf *buf, size_t size, uint8_t **ret_data);
 void
 fl_buf_commit(struct fl_buf *buf, size_t size, bool secret);
 
-/* Appends a copy. 0, -ENOMEM or FL_EQUOTA; all or nothing. */
+/*
+ * Appends a copy. 0, FL_EQUOTA (nothing was appended) or -ENOMEM (part of it
+ * may have been: the stream it belongs to is beyond repair).
+ */
 int
 fl_buf_append(struct fl_buf *buf, const void *data, size_t size, bool secret);
 
@@ -59,6 +62,10 @@ fl_buf_peek(const struct fl_buf *buf, struct iovec *iov, size_t count);
 /* Drops `size` bytes (no more than are queued) from the front. */
 void
 fl_buf_consume(struct fl_buf *buf, size_t size);
+
+/* Gives back memory kept for the next bulk. For queues gone quiet. */
+void
+fl_buf_trim(struct fl_buf *buf);
 
 /* Bytes queued, references included. */
 size_t

@@ -11,17 +11,19 @@
 #include "err.h"
 
 /*
- * A frame of FL_CHUNK_SIZE payload and the header after it fit without
- * growing, and reads stay near FL_CHUNK_SIZE.
+ * The buffer starts small, for peers that exchange small messages, and has
+ * its full size once a read has filled it: then a frame of FL_CHUNK_SIZE and
+ * the header after it fit without growing.
  */
-#define FRAMER_SIZE (FL_CHUNK_SIZE + 2 * FL_HEADER_SIZE)
-#define FRAMER_READ_MIN (FL_CHUNK_SIZE / 2)
+#define FRAMER_SMALL ((size_t)16 * 1024)
+#define FRAMER_FULL (FL_CHUNK_SIZE + 2 * FL_HEADER_SIZE)
 
 struct fl_framer {
     uint8_t *data;
     size_t capacity;
-    size_t start; /* first unconsumed byte */
-    size_t end;   /* first free byte */
+    size_t start;  /* first unconsumed byte */
+    size_t end;    /* first free byte */
+    size_t wanted; /* capacity, if no frame needs more; 0: not yet known */
 };
 
 void
@@ -217,23 +219,33 @@ grow(struct fl_framer *framer, size_t capacity)
     return 0;
 }
 
+/* The capacity it takes to read on: all of the frame that has begun. */
+static size_t
+needed(const struct fl_framer *framer)
+{
+    const size_t held = framer->end - framer->start;
+    const size_t base = framer->wanted > 0 ? framer->wanted : FRAMER_SMALL;
+    const size_t lacks = missing(framer);
+    const size_t room = lacks > base / 2 ? lacks : base / 2;
+
+    return held + room > base ? held + room : base;
+}
+
 int
 fl_framer_reserve(struct fl_framer *framer, uint8_t **ret_data,
                   size_t *ret_size)
 {
     const size_t held = framer->end - framer->start;
-    const size_t lacks = missing(framer);
-    const size_t wanted = lacks > FRAMER_READ_MIN ? lacks : FRAMER_READ_MIN;
+    const size_t capacity = needed(framer);
     int err = 0;
 
     if (held == 0) {
         framer->start = framer->end = 0;
     }
-    if (held + wanted > framer->capacity) {
-        err = grow(framer,
-                   held + wanted > FRAMER_SIZE ? held + wanted : FRAMER_SIZE);
+    if (capacity > framer->capacity) {
+        err = grow(framer, capacity);
     }
-    else if (framer->capacity - framer->end < wanted) {
+    else if (framer->start + capacity > framer->capacity) {
         move_to(framer, framer->data);
     }
     if (err < 0) {
@@ -248,6 +260,9 @@ void
 fl_framer_commit(struct fl_framer *framer, size_t size)
 {
     framer->end += size;
+    if (framer->end == framer->capacity) {
+        framer->wanted = FRAMER_FULL;
+    }
 }
 
 int
@@ -298,6 +313,6 @@ fl_framer_trim(struct fl_framer *framer)
     if (framer->start == framer->end) {
         free(framer->data);
         framer->data = NULL;
-        framer->capacity = framer->start = framer->end = 0;
+        framer->capacity = framer->start = framer->end = framer->wanted = 0;
     }
 }

@@ -155,8 +155,8 @@ fl_framer_free(struct fl_framer *framer);
 
 /*
  * Finds room to read into: at least what the frame that has begun still
- * lacks, or FL_CHUNK_SIZE / 2 where that is more. 0 or -ENOMEM. Pointers got
- * from the framer before are invalid afterwards.
+ * lacks, and some more. 0 or -ENOMEM. Pointers got from the framer before are
+ * invalid afterwards.
  */
 int
 fl_framer_reserve(struct fl_framer *framer, uint8_t **ret_data,

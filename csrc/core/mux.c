@@ -413,6 +413,20 @@ end_silent_peers(struct fl_mux *mux, uint64_t now)
     }
 }
 
+/* Rule 4: who is quiet holds no buffers. */
+static void
+trim_peers(struct fl_mux *mux)
+{
+    FL_LIST_EACH(node, after, &mux->clients)
+    {
+        fl_stream_trim(FL_LIST_ENTRY(node, struct peer, of_mux)->stream);
+    }
+    FL_LIST_EACH(node, after, &mux->agents)
+    {
+        fl_stream_trim(FL_LIST_ENTRY(node, struct peer, of_mux)->stream);
+    }
+}
+
 static void
 on_housekeeping(void *data)
 {
@@ -420,6 +434,7 @@ on_housekeeping(void *data)
     const uint64_t now = fl_os_now_ms();
 
     end_silent_peers(mux, now);
+    trim_peers(mux);
     /* Rule 3: a mux that nobody can find any more serves whom it has. */
     if (mux->socket_path != NULL && !mux->orphaned && !socket_is_ours(mux)) {
         mux->orphaned = true;

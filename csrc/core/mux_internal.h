@@ -27,8 +27,8 @@
  * that write to it, one frame at most goes beyond; the cap is for answers
  * of the mux itself, which nothing else holds back.
  */
-#define MUX_QUEUE_HIGH ((size_t)1024 * 1024)
-#define MUX_QUEUE_LOW ((size_t)256 * 1024)
+#define MUX_QUEUE_HIGH ((size_t)512 * 1024)
+#define MUX_QUEUE_LOW ((size_t)128 * 1024)
 #define MUX_QUEUE_CAP ((size_t)16 * 1024 * 1024)
 #define MUX_PARKED_BYTES ((size_t)8 * 1024 * 1024)
 #define MUX_CLIENTS ((size_t)4096)

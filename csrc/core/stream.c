@@ -18,6 +18,7 @@ struct fl_stream {
     int fds[FL_STREAM_FDS];
     size_t fd_count;
     uint64_t accepted, written, received;
+    uint64_t trimmed_at_received, trimmed_at_written;
     bool paused, ended, broken, hung_up;
     bool was_high; /* `drained` is owed */
 };
@@ -225,17 +226,15 @@ read_once(struct fl_stream *stream, bool *ret_full)
     }
     got = receive(stream, space, size);
     if (got == -EAGAIN || got == -EWOULDBLOCK) {
-        fl_framer_trim(stream->framer);
         return 0;
     }
     if (got <= 0) {
         return end_reading(stream, (int)got);
     }
-    *ret_full = (size_t)got == size;
+    *ret_full = (size_t)got >= FL_CHUNK_SIZE / 2;
     fl_framer_commit(stream->framer, (size_t)got);
     stream->received += (uint64_t)got;
     stream->config.ops->input(stream->config.owner);
-    fl_framer_trim(stream->framer);
     return 1;
 }
 
@@ -408,6 +407,19 @@ fl_stream_flush(struct fl_stream *stream)
     }
     update_watches(stream);
     note_held(stream);
+}
+
+void
+fl_stream_trim(struct fl_stream *stream)
+{
+    if (stream->received == stream->trimmed_at_received
+        && stream->written == stream->trimmed_at_written)
+    {
+        fl_framer_trim(stream->framer);
+        fl_buf_trim(stream->queue);
+    }
+    stream->trimmed_at_received = stream->received;
+    stream->trimmed_at_written = stream->written;
 }
 
 bool

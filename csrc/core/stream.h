@@ -105,6 +105,10 @@ fl_stream_refer(struct fl_stream *stream, const void *data, size_t size,
 void
 fl_stream_flush(struct fl_stream *stream);
 
+/* Gives buffers back if nothing has moved since the last call. */
+void
+fl_stream_trim(struct fl_stream *stream);
+
 bool
 fl_stream_above_high(const struct fl_stream *stream);
 
