@@ -409,7 +409,7 @@ follow_locked(struct fl_client *client, struct waiter **list, uint32_t handle,
     struct pollfd fds[2] = {{0}};
     int err = new_waiter_locked(client, &waiter);
 
-    if (err < 0) {
+    if (waiter == NULL) {
         return err;
     }
     waiter->handle = handle;

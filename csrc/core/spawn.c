@@ -82,7 +82,7 @@ lift_stdio(const struct fl_spawn *spawn, int lifted[3])
 static int
 set_stdio(const struct fl_spawn *spawn)
 {
-    int lifted[3];
+    int lifted[3] = {-1, -1, -1};
     int err = lift_stdio(spawn, lifted);
 
     for (int i = 0; err == 0 && i < 3; i++) {
@@ -226,6 +226,7 @@ start_child(const struct fl_spawn *spawn, char *const *paths, int report_fd)
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
     pid = vfork(); /* NOLINT(clang-analyzer-security.insecureAPI.vfork) */
     if (pid == 0) {
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Vfork): see "in the child" */
         child_main(spawn, paths, report_fd);
     }
     if (pid < 0) {

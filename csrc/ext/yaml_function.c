@@ -6,7 +6,7 @@
 
 #include "core/yaml_events.h"
 
-#define DEFAULT_BYTES (64 * 1024 * 1024)
+#define DEFAULT_BYTES ((Py_ssize_t)64 * 1024 * 1024)
 #define DEFAULT_EVENTS 2000000
 #define DEFAULT_DEPTH 500
 
