@@ -34,6 +34,8 @@ CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 10
 """How long a mux without clients waits for the next one; agents that persist keep it longer."""
 
+# One that ends of old age just as we connect is possible; several in a row are broken.
+_ATTEMPTS = 5
 _BACKLOG = 1024
 _SOCKET_PATH_MAX = 107
 _WORDS_MAX = 4000
@@ -133,12 +135,11 @@ def connect(timeout: float = CONNECT_SECONDS, *, idle_seconds: int = IDLE_SECOND
     """Connect to the mux, starting it if there is none; HELLO is done. MuxError if that cannot be."""
     deadline = time.monotonic() + timeout
     path = socket_path()
-    while True:
+    for _ in range(_ATTEMPTS):
         client = _try_connect(path, deadline) or _start_and_connect(path, deadline, idle_seconds)
         if client is not None:
             return client
-        if time.monotonic() >= deadline:
-            raise MuxError(f"no mux on {path} after {timeout:.1f} s: each one ended before it answered")
+    raise MuxError(f"{_ATTEMPTS} times in a row the mux on {path} ended before it answered")
 
 
 def find(timeout: float = CONNECT_SECONDS) -> _native.Client | None:

@@ -320,6 +320,18 @@ def test_an_interpreter_that_cannot_be_run(
         mux.connect(DEADLINE)
 
 
+def test_a_mux_that_always_dies_is_not_started_for_ever(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quitting = runtime / "python"
+    quitting.write_text(f"#!/bin/sh\necho started >>{runtime}/starts\n")
+    quitting.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(quitting))
+    with pytest.raises(MuxError, match="times in a row"):
+        mux.connect(DEADLINE)
+    assert len((runtime / "starts").read_text().splitlines()) == mux._ATTEMPTS
+
+
 def test_a_start_that_hangs_is_given_up(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 1; and what hangs is ended, so that the next client may try."""
     hanging = runtime / "python"

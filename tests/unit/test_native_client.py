@@ -735,6 +735,7 @@ def run_in_child(function: Callable[[], None]) -> None:
 
 
 def test_a_forked_child_cannot_speak_on_its_parents_connection(pair: tuple[_native.Client, Peer]) -> None:
+    """Systems fact 38: not even while a thread of the parent was inside a call when it forked."""
     client, peer = pair
     handle = client.handle()
     waiting, results = in_thread(lambda: client.recv(handle, DEADLINE).payload)
