@@ -29,6 +29,8 @@ READ_BYTES = 64 * 1024
 # A program whose output has ended, or that was told to end, gets this long to be gone.
 END_SECONDS = 2.0
 
+PROBE_SECONDS = 10.0
+
 NO_INTERPRETER = b"NOPY"
 NO_INTERPRETER_RC = 127
 SSH_FAILED_RC = 255
@@ -221,21 +223,14 @@ def wire_options(ssh: str = "ssh") -> tuple[str, ...]:
     """Options to put in front of an ssh command line, against a user's settings that would break a wire.
 
     First option wins in ssh. RequestTTY=force would rewrite line ends, StdinNull would give no input and
-    RemoteCommand no launcher; each is overridden only where this ssh knows it (systems fact 12).
+    RemoteCommand no launcher; each is overridden only where this ssh knows it (systems fact 12), and
+    StdinNull is the younger.
     """
-    options = ["-T"]
-    for option in ("RemoteCommand=none", "StdinNull=no"):
-        probe = subprocess.run(
-            [ssh, "-F", "none", "-G", "-o", option, "localhost"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=10,
-            check=False,
-        )
-        if probe.returncode == 0:
-            options += ["-o", option]
-    return tuple(options)
+    both = ("-o", "RemoteCommand=none", "-o", "StdinNull=no")
+    for options in (both, both[:2]):
+        if _knows(ssh, options):
+            return "-T", *options
+    return ("-T",)
 
 
 def reap(pid: int, timeout: float) -> int | None:
@@ -250,6 +245,18 @@ def reap(pid: int, timeout: float) -> int | None:
             _children.discard(pid)
             return os.waitstatus_to_exitcode(status)
     return None
+
+
+def _knows(ssh: str, options: Sequence[str]) -> bool:
+    argv = [ssh, "-F", "none", *options, "-G", "localhost"]
+    try:
+        probe = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        # Starting it in earnest will tell what is wrong with it.
+        return False
+    return probe.returncode == 0
 
 
 class _Handshake:

@@ -388,3 +388,8 @@ def test_many_contexts_at_once(sshd: PrivateSshd, remote: ModuleType) -> None:
             thread.join(DEADLINE)
         assert len(set(pids)) == 8
     wait_gone(pids)
+
+
+def test_a_missing_ssh_is_told_in_words(router: Router) -> None:
+    with pytest.raises(BootError, match="web1: .*cannot execute no-such-ssh"):
+        router.ssh("web1", ssh_path="no-such-ssh")

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from ansible_support import Lab
 from e2e_support import DEADLINE, MakeRelay, wait_for
 
 from fatline import boot, runs
-from fatline.cli.bench.relay import Relay
+from fatline.cli.bench.relay import Counts, Relay
 from fatline.cli.sandbox import PrivateSshd
 from fatline.client import Client
 
@@ -80,6 +81,7 @@ class Link:
 
 @pytest.fixture
 def link(sshd: PrivateSshd, make_relay: MakeRelay, runtime_dir: Path) -> Iterator[Link]:
+    boot.wire_options()  # asks ssh what it knows, once a process; not part of a boot's time
     made = Link(sshd, make_relay(sshd, rtt=RTT), runtime_dir / "cp")
     master = made.connect()
     yield made
@@ -160,3 +162,37 @@ def test_stdin_within_the_window_travels_with_its_run(link: Link, client: Client
     body = {"mode": "command", "argv": [b"wc", b"-c"]}
     seconds = timed(lambda: runs.run(client, target, body, stdin=bytes(200_000), timeout=DEADLINE))
     assert seconds < RTT + COMPUTE_SECONDS
+
+
+LOOP = """\
+- hosts: all
+  gather_facts: false
+  tasks:
+    - stat:
+        path: "/{{ item }}"
+        get_checksum: false
+      loop: "{{ range(count | int) | list }}"
+"""
+
+
+def test_a_warm_task_of_ansible_takes_one_round_trip(
+    sshd: PrivateSshd, make_relay: MakeRelay, tmp_path: Path
+) -> None:
+    """A warm task sends at most 2 KiB up beyond its own parameters; here even with them."""
+    relay = make_relay(sshd, rtt=0.02)
+    lab = Lab(tmp_path, {"slow": sshd})
+    lab.hosts["slow"]["ansible_port"] = relay.port
+    lab.write()
+
+    def cost(count: int) -> Counts:
+        outcome = lab.playbook(LOOP, "-e", f"count={count}")
+        assert outcome.rc == 0, outcome.output
+        accelerated, commands, _reasons = outcome.summary()
+        assert accelerated == commands == count
+        return relay.mark()
+
+    cost(1)
+    few, many = cost(2), cost(12)
+    assert many.connections == 1, "the agent of the first run is still used"
+    assert (many.turns - few.turns) / 10 == 2
+    assert (many.bytes_up - few.bytes_up) / 10 <= WARM_BYTES_UP
