@@ -398,20 +398,30 @@ def test_something_else_on_the_socket(runtime: Path) -> None:
 # --- what the mux's process is ---------------------------------------------------------------------------
 
 
-def test_the_mux_stands_alone(runtime: Path) -> None:
-    """Systems fact 34: nothing of the process that happened to start it."""
-    stray_fd, other_fd = os.pipe()
-    os.set_inheritable(stray_fd, True)
-    client = mux.connect(DEADLINE)
-    pid = mux_pid(client)
-    os.close(stray_fd)
-    os.close(other_fd)
-    proc = Path("/proc", str(pid))
-    fields = (proc / "stat").read_text().rpartition(")")[2].split()
+only_root_looks_inside = pytest.mark.skipif(
+    os.geteuid() != 0, reason="an ordinary user may not look inside an undumpable process"
+)
+
+
+def test_the_mux_belongs_to_nobody(runtime: Path) -> None:
+    """Systems fact 34: a session of its own, and not even its leader."""
+    pid = mux_pid(mux.connect(DEADLINE))
+    fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
     parent, _group, session = (int(field) for field in fields[1:4])
     assert parent != os.getpid()
     assert session != os.getsid(0)
     assert session != pid, "a session leader could get a controlling terminal"
+
+
+@only_root_looks_inside
+def test_the_mux_inherits_nothing(runtime: Path) -> None:
+    """Systems fact 34: no descriptor and no directory of the process that happened to start it."""
+    stray_fd, other_fd = os.pipe()
+    os.set_inheritable(stray_fd, True)
+    pid = mux_pid(mux.connect(DEADLINE))
+    os.close(stray_fd)
+    os.close(other_fd)
+    proc = Path("/proc", str(pid))
     assert os.readlink(proc / "cwd") == "/"
     targets = {int(name): os.readlink(proc / "fd" / name) for name in os.listdir(proc / "fd")}
     assert [targets[fd] for fd in range(3)] == ["/dev/null"] * 3
@@ -420,9 +430,7 @@ def test_the_mux_stands_alone(runtime: Path) -> None:
     assert files == [], "it touches no disk (systems fact 25)"
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="an ordinary user may not read the limits of an undumpable process"
-)
+@only_root_looks_inside
 def test_the_mux_may_hold_many_descriptors(runtime: Path) -> None:
     """Systems fact 34: the soft limit of descriptors is raised."""
     pid = mux_pid(mux.connect(DEADLINE))
@@ -433,9 +441,7 @@ def test_the_mux_may_hold_many_descriptors(runtime: Path) -> None:
     assert soft == hard
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0, reason="an ordinary user may not read the memory map of an undumpable process"
-)
+@only_root_looks_inside
 def test_the_mux_loads_one_extension_and_little_else(runtime: Path) -> None:
     pid = mux_pid(mux.connect(DEADLINE))
     maps = Path("/proc", str(pid), "maps").read_text()
