@@ -72,9 +72,9 @@ def _map_connections() -> None:
     def get_with_context(name: str, *args: Any, **kwargs: Any) -> Any:
         result = original(name, *args, **kwargs)
         if name in SSH_NAMES:
-            if result.object is versions.StockConnection:
+            if versions.is_stock_ssh(result.object):
                 return result._replace(object=Connection)
-            if type(result.object) is versions.StockConnection:
+            if versions.is_stock_ssh(type(result.object)):
                 result.object.__class__ = Connection
         return result
 

@@ -189,7 +189,7 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         except _SshFailed as failed:
             result = failed.result
             versions.close_sshpass_pipe(self)
-            versions.ssh_failed(self, cmd, result[0], result[2], bool(in_data and checkrc))
+            versions.ssh_failed(self, cmd, result[0], result[2], self._fl_core_pipelines(in_data, checkrc))
             return result
         versions.close_sshpass_pipe(self)
         return result
@@ -299,7 +299,7 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         """The connection broke under a command that may have run: UNREACHABLE (rule 13)."""
         self._fl_say(summary.COMMAND, f"lost: {reason}")
         versions.close_sshpass_pipe(self)
-        versions.run_lost(self, reason.encode(), bool(job.in_data and job.checkrc))
+        versions.run_lost(self, reason.encode(), self._fl_core_pipelines(job.in_data, job.checkrc))
 
     # ---- commands through an attached agent --------------------------------------------------------
 
@@ -336,11 +336,18 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
     def _fl_result(self, job: _Job, rc: int, stdout: bytes, stderr: bytes) -> Result:
         """Return what ran, as `_bare_run` would; exit status 255 is UNREACHABLE, but never run again."""
         if rc == 255 and versions.is_connection_failure(stdout, stderr):
-            has_input = bool(job.in_data and job.checkrc)
-            if has_input or int(self.get_option("reconnection_retries")):
+            core_pipelines = self._fl_core_pipelines(job.in_data, job.checkrc)
+            if core_pipelines or int(self.get_option("reconnection_retries")):
                 versions.close_sshpass_pipe(self)
-                versions.run_lost(self, stderr, has_input)
+                versions.run_lost(self, stderr, core_pipelines)
         return rc, stdout, stderr
+
+    def _fl_core_pipelines(self, in_data: bytes | None, checkrc: bool) -> bool:
+        """Say whether core has words of its own for a failure of this command: it has for sent input.
+
+        Without Fatline there would be none where the user left pipelining open.
+        """
+        return bool(in_data and checkrc) and not self._fl_pipelining_unset
 
     # ---- booting -----------------------------------------------------------------------------------
 

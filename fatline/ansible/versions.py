@@ -30,6 +30,7 @@ import contextlib
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -84,6 +85,17 @@ def misfit() -> str:
     if parameters not in _BARE_RUN:
         return f"ansible-core {CORE_VERSION} calls ssh.Connection._bare_run with {', '.join(parameters)}"
     return ""
+
+
+def is_stock_ssh(candidate: Any) -> bool:
+    """Say whether this is core's own ssh connection class.
+
+    By its file: asked for by full name first, the loader imports it once more under another module name.
+    """
+    if not isinstance(candidate, type) or candidate.__name__ != StockConnection.__name__:
+        return False
+    module = sys.modules.get(candidate.__module__)
+    return getattr(module, "__file__", None) == stock_ssh.__file__
 
 
 # ---- options ----------------------------------------------------------------------------------------
