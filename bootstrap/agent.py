@@ -20,6 +20,7 @@ import fcntl
 import os
 import select
 import signal
+import stat
 import struct
 import sys
 import time
@@ -478,6 +479,9 @@ class Outbox(object):
             if not sent:
                 return True
             self.current = self.current[sent:]
+
+    def waits(self):
+        return bool(self.current or self.control or self.bulk)
 
     def gather(self):
         pieces = []
@@ -1168,6 +1172,11 @@ class Warm(object):
             keep.difference_update(removed)
         return keep
 
+    def is_foreign_to(self, manifest):
+        """Whether what is warm came with another ansible-core: it may have patched the standard library here."""
+        name = 'ansible.module_utils.basic'
+        return name in self.loaded and manifest.blob_of(name) not in (None, self.loaded[name])
+
     def may_keep(self, name, keep, manifest):
         for other in self.seen[name]:
             if other in self.loaded and other not in keep:
@@ -1786,6 +1795,484 @@ class Waiting(Call):
         self.fail(BUSY, 'cancelled before it started')
 
 
+# ---- files --------------------------------------------------------------------------------------------
+
+
+def start_file(agent, reply, frame):
+    body = unpack(frame.payload)
+    if not isinstance(body, dict) or not isinstance(body.get('path'), bytes_type):
+        raise Refusal(MALFORMED, 'FILE: the body is a map with a path')
+    kinds = {'put': Put, 'fetch': Fetch}
+    if body.get('op') not in kinds:
+        raise Refusal(UNSUPPORTED, 'FILE: no operation %r' % body.get('op'))
+    call = kinds[body['op']](agent, reply)
+    call.attempt(call.start, body)
+
+
+class Transfer(Call):
+    """A file on its way; any trouble of the file system ends it with an ERROR."""
+
+    fd = None
+
+    def attempt(self, function, *arguments):
+        try:
+            function(*arguments)
+        except EnvironmentError:
+            error = sys.exc_info()[1]
+            self.give_up(type(error).__name__, error.strerror or str(error), error.errno)
+
+    def give_up(self, kind, message, number):
+        self.close()
+        self.done()
+        self.reply.error(kind, message, '', number)
+
+    def close(self):
+        if self.fd is not None:
+            fd, self.fd = self.fd, None
+            self.agent.poller.forget(fd)
+            self.agent.close(fd)
+
+    def cancel(self):
+        self.give_up('Cancelled', 'cancelled by the caller', None)
+
+
+class Put(Transfer):
+    """What sftp's put does: mode and umask for a new file, an existing one is truncated and keeps its mode."""
+
+    created = False
+
+    def start(self, body):
+        self.path = body['path']
+        self.size = 0
+        self.more = bool(body.get('more'))
+        self.fd = self.agent.own(self.open(body.get('mode', 438) & 511))
+        self.reply.send(STARTED, pack({'pid': os.getpid()}))
+        if self.more:
+            self.reply.grant(WINDOW)
+        self.write(body.get('data', EMPTY))
+
+    def open(self, mode):
+        # A device or FIFO must not hold up the other runs.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK
+        try:
+            fd = os.open(self.path, flags | os.O_EXCL, mode)
+            self.created = True
+            return fd
+        except OSError:
+            if sys.exc_info()[1].errno != errno.EEXIST:
+                raise
+        return os.open(self.path, flags | os.O_TRUNC, mode)
+
+    def on_data(self, data, last):
+        if last:
+            self.more = False
+        self.attempt(self.write, data)
+
+    def write(self, data):
+        at = 0
+        while at < len(data):
+            at += os.write(self.fd, data[at:])
+        self.size += len(data)
+        if self.more:
+            if data:
+                self.reply.grant(len(data))
+            return
+        self.created = False
+        self.close()
+        self.done()
+        self.reply.result({'size': self.size})
+
+    def give_up(self, kind, message, number):
+        if self.created:
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass  # gone already; the first error is the one to report
+        Transfer.give_up(self, kind, message, number)
+
+
+class Fetch(Transfer):
+    """Sends a file as credit allows, at most as much as it announced."""
+
+    def start(self, body):
+        self.fd = self.agent.own(os.open(body['path'], os.O_RDONLY | os.O_NONBLOCK))
+        status = os.fstat(self.fd)
+        if stat.S_ISDIR(status.st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        self.sent = 0
+        # Files of /proc say 0 and hold something; a device has no size at all.
+        self.size = None
+        if stat.S_ISREG(status.st_mode) and status.st_size:
+            self.size = status.st_size
+        self.reply.send(OPENED, pack({'size': self.size, 'mode': stat.S_IMODE(status.st_mode)}))
+        self.pump(READ)
+
+    def pump(self, events):
+        self.attempt(self.send_some)
+
+    def pace(self):
+        self.pump(READ)
+
+    on_credit = pace
+
+    def send_some(self):
+        while self.fd is not None and self.credit > 0 and not self.agent.congested:
+            wanted = min(CHUNK_MAX, self.credit)
+            if self.size is not None:
+                wanted = min(wanted, self.size - self.sent)
+            data = read_some(self.fd, wanted)
+            if data is None:
+                self.agent.poller.watch(self.fd, READ, self.pump)
+                return
+            if not data:
+                self.close()
+                self.done()
+                self.reply.result({'size': self.sent})
+                return
+            self.sent += len(data)
+            self.credit -= len(data)
+            self.reply.send(CHUNK, data, 0, True)
+        if self.fd is not None:
+            self.agent.poller.forget(self.fd)
+
+
+# ---- functions ----------------------------------------------------------------------------------------
+
+
+class FunctionCall(Call):
+    """A CALL_FUNCTION: waits its turn, then runs in the function host."""
+
+    def __init__(self, agent, reply, payload):
+        Call.__init__(self, agent, reply)
+        self.payload = payload
+        agent.host.enqueue(self)
+
+    def cancel(self):
+        if self.agent.host.withdraw(self):
+            self.done()
+            self.reply.error('Cancelled', 'cancelled before it started')
+
+    def fail(self, words):
+        self.done()
+        self.reply.error('HostDied', words)
+
+
+class FunctionHost(object):
+    """The parent's side of the one child in which functions run, so that module state lasts."""
+
+    def __init__(self, agent):
+        self.agent = agent
+        self.fd = None
+        self.pid = None
+        self.running = None
+        self.queue = deque()
+
+    def enqueue(self, call):
+        self.queue.append(call)
+        self.next()
+
+    def withdraw(self, call):
+        if call not in self.queue:
+            return False
+        self.queue.remove(call)
+        return True
+
+    def next(self):
+        if self.running is not None or not self.queue:
+            return
+        call = self.running = self.queue.popleft()
+        call.reply.send(STARTED, pack({'pid': self.pid or os.getpid()}))
+        self.agent.flush()
+        try:
+            if self.fd is None:
+                self.fork()
+        except OSError:
+            self.running = None
+            call.done()
+            call.reply.refuse(BUSY, 'the target cannot start a process: %s' % sys.exc_info()[1])
+            return
+        self.pass_on(CALL_FUNCTION, call.reply, call.payload)
+
+    def fork(self):
+        import socket
+        near, far = socket.socketpair()
+        # Raw descriptors: a socket object would close them when it is collected.
+        self.fd, other = [self.agent.own(os.dup(end.fileno())) for end in (near, far)]
+        near.close()
+        far.close()
+        self.agent.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            in_child(self.agent, HostPlumbing(self.agent, other), lambda: serve_functions(other, self.agent.ident))
+        self.agent.close(other)
+        self.framer = Framer()
+        self.outbox = Outbox(self.fd)
+        set_nonblocking(self.fd)
+        self.agent.pids[self.pid] = self
+        self.watch()
+
+    def pass_on(self, handle, reply, payload):
+        self.outbox.put(encode_frame(0, self.agent.ident, reply.dst, 0, handle, reply.handle, reply.stream, payload),
+                        False)
+        self.watch()
+
+    def on_load_module(self, frame):
+        call = self.running
+        if call is not None and call.reply.key == (frame.src, frame.stream) and self.fd is not None:
+            self.pass_on(LOAD_MODULE, call.reply, frame.payload)
+
+    def watch(self):
+        try:
+            events = READ
+            if self.outbox.flush():
+                events |= WRITE
+        except OSError:
+            events = READ  # it has died: reading tells
+        if self.agent.congested:
+            events &= ~READ
+        self.agent.poller.watch(self.fd, events, self.on_ready)
+
+    def on_ready(self, events):
+        try:
+            data = read_some(self.fd, CHUNK_MAX)
+        except OSError:
+            data = EMPTY
+        if data is not None and not data:
+            self.lost()
+            return
+        for frame in self.framer.feed(data or EMPTY):
+            self.relay(frame)
+        self.watch()
+
+    def relay(self, frame):
+        """An answer of the host: only ever for the call that it runs."""
+        call = self.running
+        if call is None:
+            return
+        self.agent.send(call.reply.dst, call.reply.handle, frame.payload, frame.flags, call.reply.stream, True)
+        if frame.flags & LAST:
+            call.done()
+            self.running = None
+            self.next()
+
+    def lost(self):
+        self.agent.poller.forget(self.fd)
+        self.agent.close(self.fd)
+        self.fd = None
+        if self.running is not None:
+            call, self.running = self.running, None
+            call.fail('the process that ran the function ended')
+        self.next()
+
+    def reaped(self, status):
+        self.pid = None
+
+
+class HostPlumbing(object):
+    def __init__(self, agent, keep):
+        self.agent = agent
+        self.keep = keep
+
+    def child(self):
+        self.agent.fds.discard(self.keep)
+
+
+def serve_functions(fd, ident):
+    """The function host: one call after the other, until its parent is gone."""
+    host = HostLoop(fd, ident)
+    host.install()
+    while True:
+        frame = host.receive(CALL_FUNCTION)
+        if frame is None:
+            return 0
+        host.call(frame)
+
+
+class HostLoop(object):
+    """The child's side: imports over the wire, results, logs."""
+
+    def __init__(self, fd, ident):
+        self.fd = fd
+        self.ident = ident
+        self.framer = Framer()
+        self.frames = deque()
+        self.current = None
+        self.remote = set()
+        self.absent = set()
+
+    def install(self):
+        """Names whose root came over the wire are looked for there first, all others there last."""
+        import logging
+        sys.meta_path.insert(0, RemoteFinder(self, True))
+        sys.meta_path.append(RemoteFinder(self, False))
+        root = logging.getLogger()
+        root.addHandler(log_handler(logging.Handler, self))
+        root.setLevel(logging.DEBUG)
+
+    def receive(self, handle):
+        while True:
+            while self.frames:
+                frame = self.frames.popleft()
+                if frame.handle == handle:
+                    return frame
+            data = read_some(self.fd, CHUNK_MAX)
+            if not data:
+                return None
+            self.frames.extend(self.framer.feed(data))
+
+    def send(self, kind, value, flags=0):
+        frame = self.current
+        payload = struct.pack('>B', kind) + pack(value)
+        size = len(payload)
+        if PAYLOAD_MAX < size <= INFLATED_MAX:
+            payload = struct.pack('>I', size) + zlib.compress(payload)
+            flags |= COMPRESSED
+        if len(payload) > PAYLOAD_MAX:
+            raise ValueError('the value takes %d bytes, which is too much for one message' % size)
+        data = encode_frame(flags, frame.src, self.ident, self.ident, frame.reply_to, 0, frame.stream, payload)
+        while data:
+            data = data[os.write(self.fd, data):]
+
+    def call(self, frame):
+        self.current = frame
+        try:
+            self.send(RESULT, self.run(unpack(frame.payload[2:])), LAST)
+        except:  # noqa: E722 - SystemExit of a function is the function's result too
+            self.send_error()
+
+    def run(self, body):
+        name = native(body['module'])
+        self.remote.add(name.split('.')[0])
+        __import__(name)
+        function = getattr(sys.modules[name], native(body['function']))
+        kwargs = {}
+        for key in body.get('kwargs') or {}:
+            kwargs[native(key)] = body['kwargs'][key]
+        return function(*body.get('args') or (), **kwargs)
+
+    def send_error(self):
+        import traceback
+        kind, value, stack = sys.exc_info()
+        while stack is not None and stack.tb_frame.f_code.co_filename == OWN_FILE:
+            stack = stack.tb_next
+        name = kind.__name__
+        if kind.__module__ not in ('builtins', 'exceptions'):
+            name = kind.__module__ + '.' + name
+        number = getattr(value, 'errno', None)
+        if not isinstance(number, int):
+            number = None
+        words = ''.join(traceback.format_exception(kind, value, stack))
+        fields = {'type': name, 'message': safe_text(value), 'traceback': words[-65536:], 'errno': number}
+        self.send(ERROR, fields, LAST)
+
+    def ask(self, name):
+        """The module from the caller: a map, or None if it has none of that name."""
+        if name in self.absent or self.current is None:
+            return None
+        self.send(WANT_MODULE, name)
+        frame = self.receive(LOAD_MODULE)
+        if frame is None:
+            os._exit(0)
+        answer = unpack(frame.payload)
+        if answer.get('source') is None:
+            self.absent.add(name)
+            return None
+        self.remote.add(name.split('.')[0])
+        return answer
+
+
+def safe_text(value):
+    try:
+        return str(value)
+    except Exception:
+        return '(its text cannot be made)'
+
+
+class RemoteFinder(object):
+    """Finder and loader of modules that the caller has."""
+
+    def __init__(self, host, is_first):
+        self.host = host
+        self.is_first = is_first
+        self.answers = {}
+
+    def look(self, name):
+        root = name.split('.')[0]
+        is_remote = root in self.host.remote
+        if is_remote != self.is_first:
+            return None
+        if not is_remote and (name != root or root in getattr(sys, 'stdlib_module_names', ())):
+            return None  # what is missing in a package of this machine is missing
+        answer = self.host.ask(name)
+        if answer is not None:
+            self.answers[name] = answer
+        elif name == root:
+            self.host.remote.discard(root)
+        return answer
+
+    def find_spec(self, name, path=None, target=None):
+        answer = self.look(name)
+        if answer is None:
+            return None
+        spec = ModuleSpec(name, self, origin=self.file_name(answer), is_package=bool(answer.get('package')))
+        spec._set_fileattr = True
+        if answer.get('package'):
+            spec.submodule_search_locations.append(os.path.dirname(spec.origin))
+        return spec
+
+    def find_module(self, name, path=None):
+        if self.look(name) is not None:
+            return self
+
+    def file_name(self, answer):
+        # Not the bare path: a traceback would show lines of whatever has that name here.
+        return 'fatline:' + native(answer.get('path') or '?')
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        answer = self.answers[module.__name__]
+        exec(compile(answer['source'], self.file_name(answer), 'exec', 0, 1), module.__dict__)
+
+    def load_module(self, name):
+        answer = self.answers[name]
+        module = sys.modules.setdefault(name, type(sys)(name))
+        module.__loader__ = self
+        module.__file__ = self.file_name(answer)
+        module.__package__ = parent_of(name)
+        if answer.get('package'):
+            module.__path__ = [os.path.dirname(module.__file__)]
+            module.__package__ = name
+        try:
+            self.exec_module(module)
+        except Exception:
+            sys.modules.pop(name, None)
+            raise
+        return sys.modules[name]
+
+    def get_source(self, name):
+        source = self.answers[name]['source']
+        if isinstance(source, str):
+            return source
+        return source.decode('utf-8', 'replace')
+
+
+def log_handler(base, host):
+    """A handler that sends records to the caller of the function under way."""
+
+    class Forward(base):
+        def emit(self, record):
+            if host.current is None:
+                return
+            try:
+                host.send(LOG, [record.name, record.levelno, self.format(record)])
+            except Exception:
+                pass  # a record that cannot be sent must not change what the function does
+
+    return Forward()
+
+
 # ---- freshness ----------------------------------------------------------------------------------------
 
 # What stock reads anew with every interpreter that it starts (systems fact 21).
@@ -1827,6 +2314,7 @@ class Freshness(object):
         self.login_seen = signature(self.login)
         self.files = [sys.executable, os.path.dirname(os.__file__)] + list(WATCHED)
         self.files.extend([path for path in sys.path if path])
+        self.files.append(getattr(sys.modules.get('site'), 'USER_SITE', None) or os.devnull)
         self.seen = signature(self.files)
         self.known = set()
 
@@ -1847,6 +2335,58 @@ class Freshness(object):
     def changed(self):
         return signature(self.files) != self.seen
 
+# What the new interpreter runs: read two lengths, the agent's source and its state from a pipe.
+RESTART = '''import sys
+sys.path[:] = [path for path in sys.path if path]
+import os, struct, zlib
+def take(size):
+    pieces = []
+    while size > 0:
+        piece = os.read(%d, size)
+        if not piece:
+            os._exit(75)
+        size -= len(piece)
+        pieces.append(piece)
+    return "".encode().join(pieces)
+sizes = struct.unpack(">II", take(8))
+SOURCE = take(sizes[0])
+STATE = take(sizes[1])
+os.close(%d)
+os.waitpid(%d, 0)
+exec(compile(zlib.decompress(SOURCE), "fatline-agent.py", "exec"),
+     {"__name__": "fatline_agent", "SOURCE": SOURCE, "STATE": STATE, "WIRE": (%d, %d, %d)})
+'''
+
+
+def restart(agent, state):
+    """Execute the interpreter anew in this process; a forked child feeds it what it must know. OSError if not."""
+    reader, writer = agent.pipe()
+    feeder = os.fork()
+    if feeder == 0:
+        in_child(agent, HostPlumbing(agent, writer), lambda: feed(writer, agent.source, state))
+    agent.close(writer)
+    wire = (agent.wire_in, agent.outbox.fd, agent.words_fd)
+    program = RESTART % ((reader, reader, feeder) + wire)
+    kept = wire + (reader,)
+    for fd in kept:
+        fcntl.fcntl(fd, fcntl.F_SETFD, 0)
+    try:
+        os.execv(sys.executable, [agent.interpreter, '-c', program, agent.interpreter])
+    finally:
+        # Only reached when there is no such program any more.
+        for fd in kept:
+            set_cloexec(fd)
+        agent.close(reader)
+        os.waitpid(feeder, 0)
+
+
+def feed(fd, source, state):
+    for data in (struct.pack('>II', len(source), len(state)), source, state):
+        while data:
+            data = data[os.write(fd, data):]
+    return 0
+
+
 # ---- the agent ----------------------------------------------------------------------------------------
 
 
@@ -1861,6 +2401,7 @@ class Agent(object):
         self.interpreter = interpreter
         self.words_fd = words_fd
         self.ident = 0
+        self.renewed = None
         self.nonce = os.urandom(16)
         self.wire_in = wire_in
         self.framer = Framer()
@@ -1876,9 +2417,11 @@ class Agent(object):
         self.manifests = {}
         self.warm = Warm(self.blobs)
         self.freshness = Freshness()
+        self.host = FunctionHost(self)
         self.handlers = {HELLO: self.on_hello, PING: self.on_ping, EXEC: self.on_exec, CANCEL: self.on_cancel,
                          DATA: self.on_data, CREDIT: self.on_credit, SHUTDOWN: self.on_shutdown,
-                         PUT_BLOB: self.on_put_blob, DROP_BLOB: self.on_drop_blob}
+                         PUT_BLOB: self.on_put_blob, DROP_BLOB: self.on_drop_blob, FILE: self.on_file,
+                         CALL_FUNCTION: self.on_call_function, LOAD_MODULE: self.on_load_module}
 
     # Descriptors: every one the parent has is known, so that a child closes exactly those (systems fact 20).
 
@@ -1911,14 +2454,17 @@ class Agent(object):
             self.congested = True
 
     def flush(self):
-        if self.outbox.flush():
-            self.watch_wire(READ | WRITE)
-        else:
-            self.watch_wire(READ)
+        self.outbox.flush()
         if self.congested and self.outbox.bulk_size < BULK_LOW:
             self.congested = False
             for call in list(self.calls.values()):
                 call.pace()
+            if self.host.fd is not None:
+                self.host.watch()
+        events = READ
+        if self.outbox.waits():
+            events |= WRITE
+        self.watch_wire(events)
 
     def watch_wire(self, events):
         if self.wire_in == self.outbox.fd:
@@ -1964,7 +2510,7 @@ class Agent(object):
             code, reason = sys.exc_info()[1].args
             reply.refuse(code, reason)
         except (struct.error, ValueError):
-            reply.refuse(MALFORMED, sys.exc_info()[1])
+            reply.refuse(MALFORMED, str(sys.exc_info()[1]))
 
     # Handlers
 
@@ -1984,11 +2530,28 @@ class Agent(object):
     def on_ping(self, frame):
         Reply(self, frame).send(PONG, frame.payload, LAST)
 
-    def on_exec(self, frame):
+    def check_call(self, frame):
         if self.ending:
             raise Refusal(BUSY, 'the agent is about to end')
         if (frame.src, frame.stream) in self.calls:
             raise Refusal(MALFORMED, 'stream %d is in use' % frame.stream)
+
+    def on_file(self, frame):
+        self.check_call(frame)
+        start_file(self, Reply(self, frame), frame)
+
+    def on_call_function(self, frame):
+        self.check_call(frame)
+        body = unpack(frame.payload[2:])
+        if not isinstance(body, dict) or 'module' not in body or 'function' not in body:
+            raise Refusal(MALFORMED, 'CALL_FUNCTION: the body is a map with module and function')
+        FunctionCall(self, Reply(self, frame), frame.payload)
+
+    def on_load_module(self, frame):
+        self.host.on_load_module(frame)
+
+    def on_exec(self, frame):
+        self.check_call(frame)
         body = parse_exec(frame)
         reply = Reply(self, frame)
         if body.get('mode') == 'module':
@@ -2038,7 +2601,45 @@ class Agent(object):
             # Only a new login can see it (ansible fact 27).
             raise Refusal(STALE, 'a start-up file of the login shell has changed')
         if self.freshness.changed():
-            raise Refusal(STALE, 'the interpreter or what it loads has changed on disk')
+            words = 'the interpreter or what it loads has changed on disk'
+        elif self.warm.is_foreign_to(self.manifest_of(body['manifest'])):
+            words = 'another ansible-core has been here'
+        else:
+            return
+        if self.calls or self.host.fd is not None or reply.stream == self.renewed:
+            raise Refusal(STALE, words)
+        self.renew(reply, body)
+
+    def renew(self, reply, body):
+        """Become a new interpreter in the same process, and then serve this call."""
+        self.drain()
+        names = [body['manifest']] + [entry.blob for entry in self.manifest_of(body['manifest']).entries]
+        frames = [encode_frame(frame.flags, frame.dst, frame.src, frame.auth, frame.handle, frame.reply_to,
+                               frame.stream, frame.payload) for frame in self.inbox]
+        state = {'ident': self.ident, 'call': [reply.dst, reply.handle, reply.stream], 'body': body,
+                 'blobs': [[name, self.blobs.whole[name]] for name in names],
+                 'pending': EMPTY.join(frames + self.framer.pieces)}
+        try:
+            restart(self, pack(state))
+        except OSError:
+            raise Refusal(STALE, 'cannot start %s again: %s' % (sys.executable, sys.exc_info()[1]))
+
+    def resume(self, state):
+        """Go on where the interpreter before left off; a new nonce tells the mux that the blobs are gone."""
+        state = dict([(native(key), state[key]) for key in state])
+        self.ident = state['ident']
+        self.say_hello()
+        for name, data in state['blobs']:
+            self.blobs.whole[name] = data
+        dst, handle, self.renewed = state['call']
+        reply = Reply(self, Frame((0, 0, dst, 0, 0, handle, self.renewed), EMPTY))
+        body = dict([(native(key), state['body'][key]) for key in state['body']])
+        for key in ('interpreter', 'module', 'fqn', 'profile', 'site'):
+            body[key] = native(body[key])
+        self.guard(reply, self.run_module, reply, body)
+        self.renewed = None
+        self.inbox.extend(self.framer.feed(state['pending']))
+        self.work()
 
     def on_put_blob(self, frame):
         name = frame.payload[:32]
@@ -2172,11 +2773,13 @@ def take_wire():
     return wire
 
 
-def main(source):
-    agent = Agent(take_wire(), source, sys.argv[1])
+def main(source, wire, state):
+    agent = Agent(wire or take_wire(), source, sys.argv[1])
     code = 0
     try:
         agent.watch_signals()
+        if state:
+            agent.resume(unpack(state))
         agent.serve()
     except EOFError:
         pass
@@ -2191,4 +2794,4 @@ def main(source):
 
 
 if __name__ == 'fatline_agent':
-    main(SOURCE)  # noqa: F821
+    main(SOURCE, globals().get('WIRE'), globals().get('STATE'))  # noqa: F821

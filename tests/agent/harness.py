@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any
@@ -27,7 +28,7 @@ HEADER = struct.Struct(">HBBIIIIIII")
 DEADLINE = 30.0
 CLIENT_ID = 7
 AGENT_ID = 9
-LAST = 2
+COMPRESSED, LAST = 1, 2
 
 HELLO, PUT_BLOB, NEED_BLOB, DROP_BLOB, EXEC, CANCEL, FILE, DATA, CREDIT, PING = range(200, 210)
 CALL_FUNCTION, SHUTDOWN, LOAD_MODULE = 101, 106, 107
@@ -84,7 +85,7 @@ class Frame:
     @property
     def body(self) -> Any:
         """MessagePack behind the kind."""
-        return msgpack.unpackb(self.payload[1:])
+        return msgpack.unpackb(self.payload[1:], strict_map_key=False)
 
 
 @dataclass
@@ -189,6 +190,10 @@ class AgentProcess:
             return None
         payload = self.buffer[HEADER.size : HEADER.size + length]
         self.buffer = self.buffer[HEADER.size + length :]
+        if flags & COMPRESSED:
+            size = struct.unpack_from(">I", payload)[0]
+            payload = zlib.decompress(payload[4:])
+            assert len(payload) == size
         return Frame(flags, dst, src, auth, handle, reply_to, stream, payload)
 
     def next_frame(self) -> Frame:

@@ -163,7 +163,11 @@ def newer_than_24(tree: ast.AST) -> list[str]:
             what = "annotation (3.0)"
         elif isinstance(node, ast.ImportFrom) and node.level:
             what = "relative import (2.5)"
-        elif isinstance(node, ast.Attribute) and node.attr in ("format", "partition", "rpartition"):
+        elif (
+            isinstance(node, ast.Attribute)
+            and node.attr in ("format", "partition", "rpartition")
+            and not (isinstance(node.value, ast.Name) and node.value.id == "self")
+        ):
             what = f"str.{node.attr} (2.5 or 2.6)"
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in NEWER_NAMES:
             what = f"built-in {node.id}"
