@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import subprocess
@@ -92,14 +93,15 @@ def shell(client: Client, context_id: int, command: str, timeout: float = DEADLI
 
 def interpreters() -> list[str]:
     """Every Python on this machine that an agent supports, by its path."""
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
-    folders += sorted(root.glob("versions/*/bin"))
+    root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
+    folders = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    folders += sorted(glob.glob(f"{root}/versions/*/bin"))
     found: dict[str, str] = {}
     for folder in folders:
-        for path in sorted(folder.glob("python[23].*")):
-            if re.fullmatch(r"python(2\.7|3\.([5-9]|1[0-4]))", path.name) and "shims" not in path.parts:
-                found.setdefault(path.name, str(path))
+        for path in sorted(glob.glob(f"{folder}/python[23].*")):
+            name = os.path.basename(path)
+            if re.fullmatch(r"python(2\.7|3\.([5-9]|1[0-4]))", name) and "shims" not in path:
+                found.setdefault(name, path)
     return [path for path in found.values() if _works(path)]
 
 
