@@ -62,9 +62,9 @@ def _compare(lab: Lab) -> None:
         series = Series(lab, SCENARIOS["mixed"])
         before = _timed(series, stock, "stock ansible-core, pipelining on")
         after = _timed(series, fast, "Fatline: strategy = fatline.core.linear")
-        summary = [line.strip() for line in fast.log_lines() if line.strip().startswith("fatline:")]
+        summary = fast.summary()
     print("Both runs ended with the same ok, changed, skipped and failed counts.")
-    print(*summary, sep="\n", end="\n" if summary else "")
+    print(summary)
     print(f"\nFatline took {before.wall_s / after.wall_s:.1f} times less time.\n")
     print("Next: 'fatline doctor' looks at your own configuration; 'fatline bench' measures more.")
 

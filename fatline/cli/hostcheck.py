@@ -16,6 +16,7 @@ from fatline.cli.tools import ansible_command
 from fatline.errors import BootError, FatlineError
 
 ASK_SECONDS = 60.0
+CALL_SECONDS = 20.0
 RUN_SECONDS = 120.0
 SHOWN_STDERR_LINES = 5
 
@@ -46,9 +47,9 @@ def _boot(host: str, variables: dict[str, Any]) -> bool:
         with fatline.Router() as router:
             context = router.ssh(**_ssh_parameters(host, variables))
             booted = time.monotonic()
-            version = context.call(platform.python_version)
+            version = context.call(platform.python_version, timeout=CALL_SECONDS)
             called = time.monotonic()
-            context.call(platform.python_version)
+            context.call(platform.python_version, timeout=CALL_SECONDS)
             print(
                 f"  agent: Python {version}, booted in {booted - started:.3f} s, "
                 f"first call {_ms(called - booted)}, next {_ms(time.monotonic() - called)}"

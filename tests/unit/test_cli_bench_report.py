@@ -21,7 +21,7 @@ from fatline.cli.main import build_parser, main
 
 def result(variant: str, *walls: float) -> Result:
     readings = [Reading(0, wall, wall / 2) for wall in walls]
-    return Result("loop100", variant, 1, 0.0, 2048, Wire(1024, 512), readings)
+    return Result("loop100", variant, 1, 0.0, 2048, Wire(1024, 512), readings=readings)
 
 
 def test_spread_is_median_minimum_maximum() -> None:

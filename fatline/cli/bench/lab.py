@@ -140,12 +140,17 @@ class Controller:
         """What the last run printed."""
         return self._log.read_text(errors="replace").splitlines() if self._log.exists() else []
 
+    def summary(self) -> str:
+        """What Fatline said at the end of the last run, if it ran and was asked to."""
+        return "\n".join(line.strip() for line in self.log_lines() if line.strip().startswith("fatline: "))
+
     def run(
         self, scenario: Scenario, directory: Path, *, relayed: bool, sample: bool
     ) -> tuple[Reading, Recap]:
         """Run `scenario`, written into `directory` before, once. RunFailed with the end of its output.
 
-        After a run with `sample`, what outlives it is still there: a mux can be asked about its memory.
+        A run with `sample` ends with Fatline's summary, and what outlives it is still there: a mux can be
+        asked about its memory.
         """
         if not scenario.warm:
             self._lab.reset()
@@ -153,7 +158,7 @@ class Controller:
         recap.unlink(missing_ok=True)
         reading = self._meter.run(
             scenario.argv(directory),
-            env=self._environment(relayed, recap),
+            env=self._environment(relayed, recap, sample),
             cwd=directory,
             log=self._log,
             timeout=RUN_SECONDS,
@@ -191,7 +196,7 @@ class Controller:
     def _inventory(self, relayed: bool) -> Path:
         return self._directory / ("relayed.ini" if relayed else "direct.ini")
 
-    def _environment(self, relayed: bool, recap: Path) -> Mapping[str, str]:
+    def _environment(self, relayed: bool, recap: Path, summary: bool) -> Mapping[str, str]:
         own = ("ANSIBLE_", "FATLINE_", "MITOGEN_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
         return environment | {
@@ -200,6 +205,7 @@ class Controller:
             "ANSIBLE_INVENTORY": str(self._inventory(relayed)),
             "FATLINE_RUNTIME_DIR": str(self.runtime_directory),
             "FATLINE_BENCH_RECAP": str(recap),
+            "FATLINE_SUMMARY": "1" if summary else "0",
             **self._extra,
         }
 

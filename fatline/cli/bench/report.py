@@ -43,6 +43,7 @@ def table(results: Sequence[Result]) -> Iterator[str]:
         yield f"{scenario}: {block[0].hosts} host(s), {block[0].rtt_ms:g} ms"
         yield _row(HEADINGS)
         yield from (_row(_cells(result, base)) for result in block)
+        yield from (f"  {result.summary}" for result in block if result.summary)
         yield ""
 
 

@@ -49,6 +49,8 @@ class Result:
     rtt_ms: float
     peak_pss_kb: int
     wire: Wire
+    summary: str = ""
+    """What Fatline said of the extra run: how much it accelerated, and why not the rest."""
     readings: list[Reading] = field(default_factory=list)
 
     @property
@@ -124,7 +126,10 @@ class Runner:
             peak += self._mux_memory(controller.runtime_directory)
         wire = self._lab.wire()
         controller.settle()
-        return Result(scenario.name, controller.variant.name, self._lab.hosts, self._rtt_ms, peak, wire)
+        return Result(
+            *(scenario.name, controller.variant.name, self._lab.hosts, self._rtt_ms, peak, wire),
+            summary=controller.summary(),
+        )
 
     def _warm_up(self, series: Series, controllers: Sequence[Controller]) -> None:
         if series.scenario.warm:
