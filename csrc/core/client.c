@@ -50,7 +50,8 @@ struct fl_client {
     bool closed;
     bool reading;
     bool writing;
-    int broken; /* why nothing more will be read; 0 while it will */
+    bool undelivered; /* the framer has frames there was no memory for */
+    int broken;       /* why nothing more will be read; 0 while it will */
     uint32_t id;
     struct fl_mailboxes *boxes;
     struct waiter *followers;
@@ -494,6 +495,26 @@ deliver_locked(struct fl_client *client)
 }
 
 /*
+ * Delivers after a read that gave `err`. 0, or -ENOMEM: then nothing is lost,
+ * and the next reader delivers before it reads on. Everything else ends
+ * reading for good.
+ */
+static int
+conclude_read_locked(struct fl_client *client, int err)
+{
+    if (err == 0) {
+        err = deliver_locked(client);
+    }
+    client->undelivered = err == -ENOMEM;
+    if (err < 0 && err != -ENOMEM) {
+        client->broken = err;
+        wake_all(client->followers);
+        err = 0;
+    }
+    return err;
+}
+
+/*
  * Polls the socket as its reader, once; also until it can be written if
  * `writable` is asked for. Gives the lock up meanwhile.
  */
@@ -501,8 +522,11 @@ static int
 lead_locked(struct fl_client *client, bool writable, uint64_t deadline_us)
 {
     struct pollfd pollfd = {.fd = client->fd, .events = POLLIN};
-    int err, broken = 0;
+    int err, read_err = 0;
 
+    if (client->undelivered) {
+        return conclude_read_locked(client, 0);
+    }
     if (writable) {
         pollfd.events |= POLLOUT;
     }
@@ -510,21 +534,11 @@ lead_locked(struct fl_client *client, bool writable, uint64_t deadline_us)
     pthread_mutex_unlock(&client->lock);
     err = poll_until(&pollfd, 1, deadline_us);
     if (err == 0 && (pollfd.revents & ~POLLOUT) != 0) {
-        broken = fill(client, pollfd.fd);
+        read_err = fill(client, pollfd.fd);
     }
     pthread_mutex_lock(&client->lock);
-    if (err == 0 && broken == 0) {
-        broken = deliver_locked(client);
-    }
     client->reading = false;
-    if (broken == -ENOMEM) {
-        return broken; /* nothing is lost, the next reader goes on */
-    }
-    if (broken < 0) {
-        client->broken = broken;
-        wake_all(client->followers);
-    }
-    return err;
+    return err < 0 ? err : conclude_read_locked(client, read_err);
 }
 
 /* --- receiving ---------------------------------------------------------- */
