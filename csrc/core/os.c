@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -39,26 +40,46 @@ fl_os_read(int fd, void *data, size_t size)
     return got < 0 ? -errno : got;
 }
 
+/* Adds the descriptors of one control message; closes those without room. */
+static bool
+take_some(const struct cmsghdr *c, int *fds, size_t *count)
+{
+    const size_t found = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    bool fits = true;
+
+    for (size_t i = 0; i < found; i++) {
+        int fd;
+
+        memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof(int));
+        if (*count < FL_OS_FDS_MAX) {
+            fds[(*count)++] = fd;
+        }
+        else {
+            fl_os_close(fd);
+            fits = false;
+        }
+    }
+    return fits;
+}
+
 /* Collects the descriptors of `msg`; on trouble closes every one of them. */
 static int
 take_fds(struct msghdr *msg, int *fds, size_t *ret_count)
 {
-    int found[FDS_ROOM];
+    bool fits = (msg->msg_flags & MSG_CTRUNC) == 0;
     size_t count = 0;
 
     for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-            count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-            memcpy(found, CMSG_DATA(c), count * sizeof(int));
+            fits = take_some(c, fds, &count) && fits;
         }
     }
-    if (count > FL_OS_FDS_MAX || (msg->msg_flags & MSG_CTRUNC) != 0) {
-        for (size_t i = 0; i < count; i++) {
-            fl_os_close(found[i]);
+    if (!fits) {
+        while (count > 0) {
+            fl_os_close(fds[--count]);
         }
         return FL_EDESCRIPTORS;
     }
-    memcpy(fds, found, count * sizeof(int));
     *ret_count = count;
     return 0;
 }
