@@ -7,6 +7,7 @@ Nothing here knows Ansible: a connection says by its keys which agent it means, 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ class Place:
     label: str
     persist: int
     """Seconds that it stays when nobody is attached."""
+    control_path: str | None = None
+    """The socket of the ssh master that the connection shares, if it is Fatline's own."""
 
 
 Start = Callable[[Client, Place], int]
@@ -55,17 +58,17 @@ def obtain(client: Client, place: Place, start: Start, timeout: float) -> Agent:
         found = client.attach(place.key, lease=True, timeout=timeout)
         if found.state == AttachState.LEASE:
             return Agent(_boot(client, place, start), booted=True)
-        if _alive(client, found):
+        if _alive(client, found, place.control_path):
             return Agent(found.context_id, booted=False)
     raise CallTimeout(
         f"{place.label}: {_ATTEMPTS} agents in turn did not answer within {PROBE_SECONDS:.0f} s"
     )
 
 
-def find(client: Client, key: bytes) -> Agent | None:
-    """Return the agent opened under `key` or alias `key`, if it is alive; never boot one."""
-    found = client.attach(key, lease=False)
-    if found.state != AttachState.FOUND or not _alive(client, found):
+def find(client: Client, alias: bytes, control_path: str | None) -> Agent | None:
+    """Return the newest agent of a connection, if it is alive; never boot one."""
+    found = client.attach(alias, lease=False)
+    if found.state != AttachState.FOUND or not _alive(client, found, control_path):
         return None
     return Agent(found.context_id, booted=False)
 
@@ -90,8 +93,8 @@ def _attached(client: Client, alias: bytes) -> Iterator[int]:
         yield found.context_id
 
 
-def _alive(client: Client, found: Attachment) -> bool:
-    """Say whether an agent can be used; one that is silent is retired on the way."""
+def _alive(client: Client, found: Attachment, control_path: str | None) -> bool:
+    """Say whether an agent can be used; one that is silent is retired, with the connection it is on."""
     if found.idle_seconds <= IDLE_SECONDS:
         return True
     try:
@@ -99,9 +102,17 @@ def _alive(client: Client, found: Attachment) -> bool:
     except Dead:
         return False
     except CallTimeout:
+        _abandon_master(control_path)
         client.retire(found.context_id)
         return False
     return True
+
+
+def _abandon_master(control_path: str | None) -> None:
+    """Let no further ssh ride a master whose connection is dead: it would hang there for ever."""
+    if control_path is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(control_path)
 
 
 def _boot(client: Client, place: Place, start: Start) -> int:

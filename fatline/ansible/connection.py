@@ -299,7 +299,7 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         """The connection broke under a command that may have run: UNREACHABLE (rule 13)."""
         self._fl_say(summary.COMMAND, f"lost: {reason}")
         versions.close_sshpass_pipe(self)
-        versions.run_lost(self, reason.encode(), self._fl_core_pipelines(job.in_data, job.checkrc))
+        versions.run_lost(self, f"fatline: {reason}".encode(), self._fl_core_pipelines(job.in_data, job.checkrc))
 
     # ---- commands through an attached agent --------------------------------------------------------
 
@@ -326,7 +326,7 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
     def _fl_find(self, plan: SshPlan, reason: str) -> tuple[Client, Agent]:
         try:
             client = get_client()
-            agent = agents.find(client, plan.key)
+            agent = agents.find(client, plan.key, _control_path(plan))
         except FatlineError as error:
             raise _Fallback(f"{reason}; {error}") from error
         if agent is None:
@@ -370,7 +370,7 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         """Say which agent an interpreter on this connection needs."""
         persist = sshargs.persist_seconds(plan.options)
         key = keys.agent_key(plan.key, interpreter)
-        return Place(key, plan.key, self.host, persist or _TRANSIENT_PERSIST)
+        return Place(key, plan.key, self.host, persist or _TRANSIENT_PERSIST, _control_path(plan))
 
     def fl_plan(self) -> SshPlan:
         """Return core's ssh command line for this connection, without a command."""
@@ -503,6 +503,10 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         run.current().count(outcome, reason if outcome == summary.STOCK else "")
         word = "cold" if cold else outcome
         display.vvv(f"fatline: {word}: {reason}", host=self.host)
+
+
+def _control_path(plan: SshPlan) -> str | None:
+    return keys.control_path(plan.key) if plan.own_control_path else None
 
 
 def _has_terminal() -> bool:

@@ -17,6 +17,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+
 from fatline import mux
 from fatline.errors import FatlineError
 

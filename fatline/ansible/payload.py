@@ -365,9 +365,7 @@ def _decode_zip(data: bytes, warmable: Warmable) -> _Decoded:
         blobs[name] = entry.data
         own_date = None if entry.when == entries[0].when else _unpack_date(entry.when)
         sizes = (entry.crc, len(entry.data), entry.inflated)
-        rows.append(
-            (entry.name, name, *sizes, entry.method, entry.external, own_date, warmable(entry.name))
-        )
+        rows.append((entry.name, name, *sizes, entry.method, entry.external, own_date, warmable(entry.name)))
     listing: bytes = msgpack.packb(rows)
     manifest = hashlib.sha256(listing).digest()
     blobs[manifest] = listing

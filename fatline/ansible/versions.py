@@ -75,6 +75,9 @@ class RunLost(AnsibleAuthenticationFailure):  # type: ignore[misc]
     this is one of them, with its own words.
     """
 
+    # From 2.19 on core puts this in front of every message.
+    _default_message = ""
+
 
 def misfit() -> str:
     """Say what this ansible-core lacks that the ssh connection rests on; empty if all is there."""
