@@ -11,7 +11,8 @@ export CI
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
-MESON := $(BIN)/meson
+# With the virtual environment's Python and ninja.
+MESON := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/meson
 SECTION := .ci/section
 
 # What a change of calls for a new installation.
@@ -67,15 +68,16 @@ cppcheck: $(STAMPS)/tools
 		--enable=warning,performance,portability -I csrc/core $(CORE_C)
 
 c-test: build/c/build.ninja ## C unit tests
-	@$(SECTION) "C tests (epoll)" $(MESON) test -C build/c --print-errorlogs
+	@$(SECTION) "C tests (epoll)" env $(MESON) test -C build/c --print-errorlogs
 
 poll-test: build/poll/build.ninja ## C unit tests of the poll(2) build
-	@$(SECTION) "C tests (poll)" $(MESON) test -C build/poll --print-errorlogs
+	@$(SECTION) "C tests (poll)" env $(MESON) test -C build/poll --print-errorlogs
 
 sanitize: build/sanitize/build.ninja ## C unit tests under ASan and UBSan
-	@$(SECTION) "C tests (ASan, UBSan)" $(MESON) test -C build/sanitize --print-errorlogs
+	@$(SECTION) "C tests (ASan, UBSan)" env $(MESON) test -C build/sanitize --print-errorlogs
 
-fuzz: build/fuzz/build.ninja ## fuzz targets, SECONDS in all
+fuzz: build/fuzz/build.ninja ## fuzz targets, SECONDS in all; needs clang
+	@$(MESON) compile -C build/fuzz >build/fuzz.log || { cat build/fuzz.log; exit 1; }
 	@$(SECTION) "fuzz" .ci/fuzz build/fuzz $(SECONDS)
 
 py-test: $(STAMPS)/tools ## Python unit, agent and end-to-end tests
@@ -116,10 +118,15 @@ $(STAMPS)/bench: $(STAMPS)/installed
 	@touch $@
 
 build/%/build.ninja: | $(STAMPS)/tools
-	@PATH="$(abspath $(BIN)):$$PATH" $(MESON) setup build/$* $(MESON_$*) >build/$*.log || \
+	@mkdir -p build
+	@$(ENV_$*) $(MESON) setup build/$* $(MESON_$*) >build/$*.log || \
 		{ cat build/$*.log; exit 1; }
 
-MESON_c := --buildtype=debugoptimized
-MESON_poll := --buildtype=debugoptimized -Dloop=poll
-MESON_sanitize := --buildtype=debug -Db_sanitize=address,undefined -Db_lundef=false
+MESON_c :=
+MESON_poll := -Dloop=poll
+MESON_sanitize := --buildtype=debug -Db_sanitize=address,undefined -Dextension=disabled
 MESON_release := --buildtype=release
+# libFuzzer steers by coverage, so the core is instrumented too, not only the targets.
+ENV_fuzz := CC=clang
+MESON_fuzz := --buildtype=debugoptimized -Dfuzz=true -Dextension=disabled -Db_lundef=false \
+	-Db_sanitize=address,undefined -Dc_args=-fsanitize=fuzzer-no-link

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fatline.cli import exits
@@ -62,14 +62,11 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.plot:
             report.check_plot(options.plot)
-        results = measure(options)
+        results = list(_report_each(options, measure(options)))
     except (VariantError, SandboxError, MeterError, report.ReportError) as error:
         return exits.complain(str(error), exits.CANNOT_RUN)
     except RunFailed as error:
         return exits.complain(str(error), exits.FAILED)
-    # With --json -, stdout is the document's alone.
-    table = sys.stderr if options.json == "-" else sys.stdout
-    print(*report.table(results), report.HOW_MEASURED, sep="\n", file=table)
     if options.json:
         report.write_json(options.json, report.document(results, report.machine()))
     if options.plot:
@@ -77,8 +74,8 @@ def run(options: argparse.Namespace) -> int:
     return exits.OK
 
 
-def measure(options: argparse.Namespace) -> list[Result]:
-    """Run every scenario that the options name and return the figures."""
+def measure(options: argparse.Namespace) -> Iterator[list[Result]]:
+    """Run every scenario that the options name; yield the figures of each when it is done."""
     scenarios, variants = _chosen_scenarios(options), _chosen_variants(options)
     steps = len(scenarios) * Runner.steps(variants, options.runs)
     with (
@@ -89,7 +86,18 @@ def measure(options: argparse.Namespace) -> list[Result]:
         runner = Runner(
             lab, variants, runs=options.runs, rtt_ms=options.rtt, mux_memory=memory_kb, progress=step
         )
-        return [result for scenario in scenarios for result in runner.run(scenario, options.size)]
+        for scenario in scenarios:
+            yield runner.run(scenario, options.size)
+
+
+def _report_each(options: argparse.Namespace, measured: Iterator[list[Result]]) -> Iterator[Result]:
+    """Print each scenario's table as soon as there is one: later scenarios take long, or fail."""
+    # With --json -, stdout is the document's alone.
+    table = sys.stderr if options.json == "-" else sys.stdout
+    for results in measured:
+        print(*report.table(results), sep="\n", file=table, flush=True)
+        yield from results
+    print(report.HOW_MEASURED, file=table)
 
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
