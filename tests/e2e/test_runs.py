@@ -93,6 +93,12 @@ def test_many_runs_at_once_on_one_agent(client: Client, target: int) -> None:
     assert results == {number: b"x" * number + f"{number}\n".encode() for number in range(16)}
 
 
+def test_no_end_of_a_run_is_missed(client: Client, target: int) -> None:
+    """The agent must not go to sleep on a child that ended just before."""
+    for _ in range(300):
+        assert command(client, target, "exec sleep 0.001").rc == 0
+
+
 def test_a_slow_run_does_not_hold_up_another(client: Client, target: int) -> None:
     slow = threading.Thread(target=lambda: command(client, target, "exec sleep 5"))
     slow.start()
