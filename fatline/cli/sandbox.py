@@ -130,11 +130,15 @@ class PrivateSshd:
         raise SandboxError(f"no free port for a private sshd after {PORT_ATTEMPTS} attempts; see {self.log}")
 
     def stop(self) -> None:
-        """Stop the server and the sessions it still has. Harmless when it is not running."""
+        """Stop the server and its sessions; what runs in them is given a moment to notice and end.
+
+        Harmless when it is not running.
+        """
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
         sessions = self.session_pids()
+        within = list(_descendants(self.pid))
         assert keeper.stdin is not None
         keeper.stdin.close()
         try:
@@ -145,6 +149,9 @@ class PrivateSshd:
         for pid in sessions:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+        for _ in _until(STOP_SECONDS):
+            if not any(map(_runs, within)):
+                break
         self.pid = 0
 
     def session_pids(self) -> list[int]:
@@ -335,6 +342,20 @@ def _children(pid: int) -> list[int]:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for child in _children(pid):
+        yield child
+        yield from _descendants(child)
+
+
+def _runs(pid: int) -> bool:
+    """Whether `pid` is a process that is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _until(seconds: float) -> Iterator[None]:
