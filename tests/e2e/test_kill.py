@@ -165,6 +165,16 @@ def test_a_kill_of_the_mux_in_the_middle_of_a_run(
     wait_gone([pid, *hosts[0].pids, *hosts[1].pids])
 
 
+def test_a_run_that_no_mux_took_was_not_sent(client: Client, hosts: tuple[Host, Host]) -> None:
+    """Rule 13: the caller may send it another way, because no byte of it left."""
+    pid = mux_pid(client)
+    kill(pid)
+    wait_gone([pid])
+    with pytest.raises(Dead) as caught:
+        shell(client, hosts[0].id, "echo")
+    assert caught.value.not_sent
+
+
 def test_the_next_client_gets_a_new_mux(client: Client) -> None:
     pid = mux_pid(client)
     kill(pid)
