@@ -64,6 +64,9 @@ try:
 except ImportError:
     fix_filename = None
 
+# Descriptors are made close-on-exec since Python 3.4 (PEP 446).
+BORN_CLOEXEC = hasattr(os, 'set_inheritable')
+
 # Bytecode is pairs of bytes since Python 3.6; before that an instruction was one byte or three.
 WORDCODE = byte_at(compile('1', '', 'eval').co_code, -1) == 0
 
@@ -1268,7 +1271,9 @@ class Warm(object):
 
     def note(self, entry, manifest, module):
         self.loaded[entry.module] = entry.blob
-        self.fixups[entry.module] = archive_names(module)
+        self.fixups[entry.module] = []
+        if sys.modules.get(entry.module) is module:
+            self.fixups[entry.module] = archive_names(module)
         seen = {}
         for other in self.mentions_of(entry):
             seen[other] = manifest.blob_of(other)
@@ -1469,6 +1474,8 @@ def listing(archive, places):
 
 def rebind(module, entry, archive, importers):
     """Make this zip the module's origin (ansible fact 5: getsource, importlib.resources and respawn look there)."""
+    if module.__name__ != entry.module:
+        return  # it has put another module in its place, as distro does
     loader = importers[os.path.dirname(entry.stem)]
     module.__loader__ = loader
     module.__file__ = archive + '/' + entry.path
@@ -2426,7 +2433,8 @@ class Agent(object):
     # Descriptors: every one the parent has is known, so that a child closes exactly those (systems fact 20).
 
     def own(self, fd):
-        set_cloexec(fd)
+        if not BORN_CLOEXEC:
+            set_cloexec(fd)
         self.fds.add(fd)
         return fd
 
@@ -2492,9 +2500,9 @@ class Agent(object):
             self.dispatch(self.inbox.popleft())
 
     def dispatch(self, frame):
-        handler = self.handlers.get(frame.handle)
-        if handler is None or (frame.dst != self.ident and frame.handle != HELLO):
+        if frame.dst != self.ident and frame.handle != HELLO:
             return
+        handler = self.handlers.get(frame.handle, self.on_unknown)
         self.guard(Reply(self, frame), self.handle, handler, frame)
 
     def handle(self, handler, frame):
@@ -2526,6 +2534,9 @@ class Agent(object):
         facts = {'python': list(sys.version_info[:3]), 'executable': sys.executable, 'pid': os.getpid(),
                  'uid': os.getuid(), 'cwd': working_directory()}
         self.send(0, HELLO, struct.pack('>H', VERSION) + self.nonce + pack(facts))
+
+    def on_unknown(self, frame):
+        raise Refusal(UNSUPPORTED, 'nothing listens on handle %d here' % frame.handle)
 
     def on_ping(self, frame):
         Reply(self, frame).send(PONG, frame.payload, LAST)
