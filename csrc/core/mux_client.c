@@ -715,6 +715,14 @@ mux_message(struct client *client, const struct fl_frame *frame,
 
 /* Messages to agents */
 
+static bool
+is_client(const struct fl_mux *mux, uint32_t id)
+{
+    const struct fl_endpoint *endpoint = fl_router_find(mux->router, id);
+
+    return endpoint != NULL && fl_endpoint_side(endpoint) == FL_SIDE_CLIENT;
+}
+
 static enum verdict
 undeliverable(struct client *client, const struct fl_frame *frame)
 {
@@ -722,6 +730,9 @@ undeliverable(struct client *client, const struct fl_frame *frame)
 
     if (frame->reply_to == 0 || frame->reply_to == FL_H_IS_DEAD) {
         mux->dropped_frames++;
+    }
+    else if (is_client(mux, frame->dst_id)) {
+        reject(client, frame, "clients do not talk to each other");
     }
     else if (fl_router_was_issued(mux->router, frame->dst_id)) {
         mux_send_dead(&client->peer, frame->reply_to, frame->stream,
