@@ -259,8 +259,8 @@ TEST(two_callers_wait_for_the_same_blob)
     set_up(&s, NULL);
     conn_open(&s.mux, &other);
     mine = exec_blobs(&s.conn, s.agent.id, 1, "a");
-    theirs = exec_blobs(&other, s.agent.id, 1, "a");
     receive_want(&s.conn, mine, "a");
+    theirs = exec_blobs(&other, s.agent.id, 1, "a");
     receive_want(&other, theirs, "a");
     /* The first one's answer serves both, though the other never answers. */
     put_blob(&s.conn, 'a', 10);
