@@ -70,6 +70,9 @@ BORN_CLOEXEC = hasattr(os, 'set_inheritable')
 # Bytecode is pairs of bytes since Python 3.6; before that an instruction was one byte or three.
 WORDCODE = byte_at(compile('1', '', 'eval').co_code, -1) == 0
 
+# What zipfile notes for a file without attributes: nothing before the same Python 3.6, then "rw for the owner".
+SITE_ATTRIBUTES = WORDCODE * (384 << 16)
+
 
 
 def native(value):
@@ -1013,7 +1016,7 @@ def complete_zip(parts, site, site_date):
     body, directory, places = parts
     count = len(places) + 1
     local, central = zip_entry('sitecustomize.py', site_date, 0, zlib.crc32(site) & 0xFFFFFFFF, len(site), len(site),
-                               384 << 16, len(body))
+                               SITE_ATTRIBUTES, len(body))
     end = struct.pack(END_ENTRY, latin('PK\5\6'), 0, 0, count, count, len(directory) + len(central),
                       len(body) + len(local) + len(site), 0)
     return EMPTY.join([body, local, site, directory, central, end])
@@ -1338,7 +1341,10 @@ def stand_in(name):
     module = type(sys)(name)
     module.__path__ = [ARCHIVE + '/' + name.replace('.', '/')]
     module.__file__ = module.__path__[0] + '/__init__.py'
-    module.__package__ = name
+    if ModuleSpec is not None:
+        module.__package__ = name
+        module.__cached__ = module.__path__[0] + '/__pycache__/__init__.%s.pyc' % sys.implementation.cache_tag
+        as_zipimport_leaves_it(module)
     sys.modules[name] = module
     if parent_of(name):
         setattr(sys.modules[parent_of(name)], name.split('.')[-1], module)
@@ -1381,6 +1387,7 @@ class WarmFinder(object):
 
     def exec_module(self, module):
         entry = self.manifest.modules[module.__name__]
+        as_zipimport_leaves_it(module)
         exec(self.warm.code(entry), module.__dict__)
         self.warm.note(entry, self.manifest, module)
 
@@ -1393,10 +1400,9 @@ def load_module(loader, name, entry, archive):
     module = sys.modules.setdefault(name, type(sys)(name))
     module.__loader__ = loader
     module.__file__ = archive + '/' + entry.path
-    module.__package__ = parent_of(name)
+    module.__package__ = None
     if entry.is_package:
         module.__path__ = [os.path.dirname(module.__file__)]
-        module.__package__ = name
     try:
         loader.exec_module(module)
     except Exception:
@@ -1412,6 +1418,13 @@ def payload_spec(entry, archive, loader):
     if entry.is_package:
         spec.submodule_search_locations.append(os.path.dirname(spec.origin))
     return spec
+
+
+def as_zipimport_leaves_it(module):
+    """__cached__ comes with specs; zipimport loads modules in the old way up to Python 3.9."""
+    import zipimport
+    if not hasattr(zipimport.zipimporter, 'exec_module'):
+        module.__dict__.pop('__cached__', None)
 
 
 class Plan(object):
@@ -1521,6 +1534,7 @@ def importer_class(zipimporter, plan):
             return None
 
         def exec_module(self, module):
+            as_zipimport_leaves_it(module)
             exec(self.get_code(module.__name__), module.__dict__)
 
         def load_module(self, name):
@@ -1723,13 +1737,15 @@ def end_modules(names):
     held = []
     for name in names:
         module = sys.modules.pop(name)
-        if isinstance(module, type(sys)):
+        try:
             held.append(weakref.ref(module))
+        except TypeError:
+            held.append(lambda module=module: module)  # modules of Python 2 cannot be referred to weakly
     module = None
     gc.collect()
     for reference in held:
         module = reference()
-        if module is not None:
+        if isinstance(module, type(sys)):
             empty_module(module.__dict__)
     gc.collect()
 
@@ -2448,6 +2464,8 @@ class Agent(object):
 
     def leave(self):
         """In a child: nothing of the parent stays open, and signals are as they were at the start."""
+        if hasattr(signal, 'set_wakeup_fd'):
+            signal.set_wakeup_fd(-1)
         for fd in self.fds:
             os.close(fd)
         for number in self.dispositions:
@@ -2700,6 +2718,10 @@ class Agent(object):
         set_nonblocking(self.wake_in)
         set_nonblocking(self.wake_out)
         self.poller.watch(self.wake_in, READ, self.on_wake)
+        # Python runs a handler between two of its instructions. After the last of them and before the
+        # system call that waits, a signal would wake nobody; written by C, the byte is there in time.
+        if hasattr(signal, 'set_wakeup_fd'):
+            signal.set_wakeup_fd(self.wake_out)
         self.dispositions = {}
         for number, handler in ((signal.SIGCHLD, self.wake), (signal.SIGTERM, self.stop),
                                 (signal.SIGHUP, self.stop), (signal.SIGINT, self.stop)):
