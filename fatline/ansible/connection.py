@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from ansible.utils.display import Display
 
-from fatline import boot, files, runs
+from fatline import boot, files, mux, runs
 from fatline.ansible import agents, keys, payload, run, sshargs, summary, versions
 from fatline.ansible.agents import Agent, Place
 from fatline.ansible.decide import Decision, Route, Situation, decide, is_startup_variable
@@ -185,6 +185,7 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
             result = self._fl_run(_Job(plan, in_data, sudoable, checkrc))
         except _Fallback as fallback:
             self._fl_say(summary.STOCK, str(fallback))
+            self._fl_hold(plan)
             return self._fl_stock(cmd, in_data, sudoable, checkrc)
         except _SshFailed as failed:
             result = failed.result
@@ -193,6 +194,17 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
             return result
         versions.close_sshpass_pipe(self)
         return result
+
+    def _fl_hold(self, plan: SshPlan) -> None:
+        """Stay attached to the agent whose ssh carries a stock command, for as long as this process lives.
+
+        A mux that nobody uses ends after a while, and takes the ssh processes of its agents with it.
+        """
+        if disabled() or not plan.own_control_path:
+            return
+        with contextlib.suppress(FatlineError):
+            if mux.socket_path().exists():
+                agents.find(get_client(), plan.key, None)
 
     def _fl_stock(self, cmd: list[bytes], in_data: bytes | None, sudoable: bool, checkrc: bool) -> Result:
         result: Result = super()._bare_run(cmd, in_data, sudoable=sudoable, checkrc=checkrc)
@@ -299,7 +311,9 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         """The connection broke under a command that may have run: UNREACHABLE (rule 13)."""
         self._fl_say(summary.COMMAND, f"lost: {reason}")
         versions.close_sshpass_pipe(self)
-        versions.run_lost(self, f"fatline: {reason}".encode(), self._fl_core_pipelines(job.in_data, job.checkrc))
+        versions.run_lost(
+            self, f"fatline: {reason}".encode(), self._fl_core_pipelines(job.in_data, job.checkrc)
+        )
 
     # ---- commands through an attached agent --------------------------------------------------------
 

@@ -51,7 +51,10 @@ class Run:
             self._transient.append(context_id)
 
     def end(self) -> None:
-        """Close the agents that must not outlive the run: the user wants no persistent connections."""
+        """Give up the agents that must not outlive the run: the user wants no persistent connections.
+
+        Another run may be using one of them this moment, so they are not cut off.
+        """
         context_ids = self._transient.records()
         if not context_ids:
             return
@@ -59,7 +62,7 @@ class Run:
             client = get_client()
             for context_id in context_ids:
                 with contextlib.suppress(FatlineError):
-                    client.shutdown(context_id)
+                    client.retire(context_id)
 
 
 _run: Run | None = None
