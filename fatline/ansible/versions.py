@@ -98,7 +98,7 @@ def is_stock_ssh(candidate: Any) -> bool:
     if not isinstance(candidate, type) or candidate.__name__ != StockConnection.__name__:
         return False
     module = sys.modules.get(candidate.__module__)
-    return getattr(module, "__file__", None) == stock_ssh.__file__
+    return bool(getattr(module, "__file__", None) == stock_ssh.__file__)
 
 
 # ---- options ----------------------------------------------------------------------------------------
