@@ -301,7 +301,7 @@ class FirstTask:
 
 def first_task(play: Any) -> FirstTask | None:
     """Look at the first task of a play; None if it is not certain which one that is."""
-    if play.roles and not play.pre_tasks:
+    if _selects_tasks() or (play.roles and not play.pre_tasks):
         return None
     blocks = play.pre_tasks or play.tasks
     task = blocks[0].block[0] if blocks and blocks[0].block else None
@@ -313,6 +313,12 @@ def first_task(play: Any) -> FirstTask | None:
         delegate_to=bool(task.delegate_to),
         loop_with=bool(task.loop or task.loop_with),
     )
+
+
+def _selects_tasks() -> bool:
+    """Say whether the command line leaves some tasks out."""
+    chosen = set(context.CLIARGS.get("tags") or ()) - {"all"}
+    return bool(chosen or context.CLIARGS.get("skip_tags") or context.CLIARGS.get("start_at_task"))
 
 
 def connection_for(play: Any, play_context: Any, host: Any) -> tuple[Any, str | None]:

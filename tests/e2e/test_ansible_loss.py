@@ -111,6 +111,24 @@ def test_a_lost_task_is_never_run_again(lab: Lab, client: Client, victim: str) -
     assert len((lab.directory / "marker").read_text().split()) == 1
 
 
+def test_a_killed_worker_ends_the_run_as_in_stock(lab: Lab) -> None:
+    """Ansible fact 32: "other hosts go on" holds for ssh, agent and mux, not for core's own forks."""
+    marker = lab.directory / "marker"
+    outcomes = []
+    for door in ("stock", "callback"):
+        process, record = lab.start_playbook(LONG_TASK, "--limit", "one", door=door)
+        wait_for("the long task to run", lambda: marker.exists() and marker.read_text().strip(), 60)
+        for worker in children(process.pid):
+            os.kill(worker, signal.SIGKILL)
+        outcomes.append(lab.finish(process, record))
+        end_sleepers(marker)
+        marker.unlink()
+    stock, got = outcomes
+    assert got.rc == stock.rc != 0
+    assert "A worker was found in a dead state" in stock.output
+    assert "A worker was found in a dead state" in got.output
+
+
 def test_core_s_retries_still_work_for_a_connection_that_fails(lab: Lab) -> None:
     """Below core's retry loop: nothing was sent, so it may try again as it always did."""
     lab.hosts["one"]["ansible_port"] = 1
