@@ -57,8 +57,7 @@ fl_blobs_free(struct fl_blobs *blobs)
     if (blobs == NULL) {
         return;
     }
-    FL_LIST_EACH(node, after, &blobs->used)
-    {
+    FL_LIST_EACH (node, after, &blobs->used) {
         blob_free(FL_LIST_ENTRY(node, struct fl_blob, used));
     }
     fl_map_free(blobs->by_name);
@@ -72,8 +71,7 @@ make_room(struct fl_blobs *blobs, size_t size)
     if (size > blobs->cap) {
         return FL_EQUOTA;
     }
-    FL_LIST_EACH(node, after, &blobs->used)
-    {
+    FL_LIST_EACH (node, after, &blobs->used) {
         struct fl_blob *blob = FL_LIST_ENTRY(node, struct fl_blob, used);
 
         if (blobs->bytes <= blobs->cap - size) {
@@ -240,8 +238,7 @@ forget(struct fl_have *have, struct possession *item)
 void
 fl_have_clear(struct fl_have *have)
 {
-    FL_LIST_EACH(node, after, &have->used)
-    {
+    FL_LIST_EACH (node, after, &have->used) {
         forget(have, FL_LIST_ENTRY(node, struct possession, used));
     }
     have->generation++;
@@ -280,8 +277,7 @@ have_room(struct fl_have *have, size_t size, uint8_t (*dropped)[FL_BLOB_NAME],
     if (size > have->cap) {
         return FL_EQUOTA;
     }
-    FL_LIST_EACH(node, after, &have->used)
-    {
+    FL_LIST_EACH (node, after, &have->used) {
         struct possession *item = FL_LIST_ENTRY(node, struct possession, used);
 
         if (have->bytes <= have->cap - size || *count == most) {

@@ -92,8 +92,7 @@ wait_time(const struct fl_loop *loop, int timeout_ms)
 static void
 free_dead(struct fl_loop *loop)
 {
-    FL_LIST_EACH(node, after, &loop->dead)
-    {
+    FL_LIST_EACH (node, after, &loop->dead) {
         fl_list_remove(node);
         free(FL_LIST_ENTRY(node, struct fl_watch, dead));
     }

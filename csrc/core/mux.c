@@ -55,8 +55,7 @@ mux_doom(struct peer *peer)
 static void
 flush_dirty(struct fl_mux *mux)
 {
-    FL_LIST_EACH(node, after, &mux->dirty)
-    {
+    FL_LIST_EACH (node, after, &mux->dirty) {
         fl_list_remove(node);
         fl_stream_flush(FL_LIST_ENTRY(node, struct peer, dirty)->stream);
     }
@@ -101,8 +100,7 @@ end_client(struct fl_mux *mux, struct client *client)
 static void
 reap(struct fl_mux *mux)
 {
-    FL_LIST_EACH(node, after, &mux->agents)
-    {
+    FL_LIST_EACH (node, after, &mux->agents) {
         struct peer *peer = FL_LIST_ENTRY(node, struct peer, of_mux);
 
         if (peer->doomed) {
@@ -111,8 +109,7 @@ reap(struct fl_mux *mux)
         }
     }
     flush_dirty(mux);
-    FL_LIST_EACH(node, after, &mux->clients)
-    {
+    FL_LIST_EACH (node, after, &mux->clients) {
         struct peer *peer = FL_LIST_ENTRY(node, struct peer, of_mux);
 
         if (peer->doomed) {
@@ -126,8 +123,7 @@ reap(struct fl_mux *mux)
 static void
 resume_ready(struct fl_mux *mux)
 {
-    FL_LIST_EACH(node, after, &mux->ready)
-    {
+    FL_LIST_EACH (node, after, &mux->ready) {
         struct peer *peer = FL_LIST_ENTRY(node, struct peer, waiting);
 
         fl_list_remove(node);
@@ -141,8 +137,7 @@ resume_ready(struct fl_mux *mux)
 static void
 drain_exited(struct fl_mux *mux)
 {
-    FL_LIST_EACH(node, after, &mux->draining)
-    {
+    FL_LIST_EACH (node, after, &mux->draining) {
         mux_agent_drain(FL_LIST_ENTRY(node, struct agent, draining));
     }
 }
@@ -151,8 +146,7 @@ drain_exited(struct fl_mux *mux)
 static void
 end_clients(struct fl_mux *mux)
 {
-    FL_LIST_EACH(node, after, &mux->clients)
-    {
+    FL_LIST_EACH (node, after, &mux->clients) {
         mux_doom(FL_LIST_ENTRY(node, struct peer, of_mux));
     }
 }
@@ -218,8 +212,7 @@ mux_end(struct fl_mux *mux)
     close_listener(mux);
     fl_timer_stop(mux->idle_timer);
     fl_timer_stop(mux->accept_timer);
-    FL_LIST_EACH(node, after, &mux->agents)
-    {
+    FL_LIST_EACH (node, after, &mux->agents) {
         mux_agent_doom(peer_agent(FL_LIST_ENTRY(node, struct peer, of_mux)),
                        "the mux was stopped");
     }
@@ -243,8 +236,7 @@ on_end_timer(void *data)
     if (step >= sizeof(steps) / sizeof(steps[0])) {
         return;
     }
-    FL_LIST_EACH(node, after, &mux->lingerers)
-    {
+    FL_LIST_EACH (node, after, &mux->lingerers) {
         /* One that has just gone is what was wanted. */
         (void)fl_os_pidfd_signal(
             FL_LIST_ENTRY(node, struct lingerer, of_mux)->pidfd,
@@ -321,14 +313,13 @@ idle_end(const struct fl_mux *mux)
 void
 mux_check_idle(struct fl_mux *mux)
 {
-    if (mux->ending || mux->client_count > 0) {
+    if (mux->ending || mux->client_count > 0
+        || (mux->agent_count > 0 && !mux->orphaned))
+    {
         fl_timer_stop(mux->idle_timer);
     }
     else if (mux->orphaned) {
         fl_timer_start(mux->idle_timer, fl_os_now_ms());
-    }
-    else if (mux->agent_count > 0) {
-        fl_timer_stop(mux->idle_timer);
     }
     else if (!fl_timer_started(mux->idle_timer)) {
         fl_timer_start(mux->idle_timer, idle_end(mux));
@@ -393,16 +384,14 @@ on_accept_again(void *data)
 static void
 end_silent_peers(struct fl_mux *mux, uint64_t now)
 {
-    FL_LIST_EACH(node, after, &mux->clients)
-    {
+    FL_LIST_EACH (node, after, &mux->clients) {
         struct peer *peer = FL_LIST_ENTRY(node, struct peer, of_mux);
 
         if (peer->endpoint == NULL && now - peer->since > MUX_HELLO_DEADLINE) {
             mux_client_refuse(peer_client(peer), "no HELLO within 60 seconds");
         }
     }
-    FL_LIST_EACH(node, after, &mux->agents)
-    {
+    FL_LIST_EACH (node, after, &mux->agents) {
         struct agent *agent = peer_agent(
             FL_LIST_ENTRY(node, struct peer, of_mux));
 
@@ -417,12 +406,10 @@ end_silent_peers(struct fl_mux *mux, uint64_t now)
 static void
 trim_peers(struct fl_mux *mux)
 {
-    FL_LIST_EACH(node, after, &mux->clients)
-    {
+    FL_LIST_EACH (node, after, &mux->clients) {
         fl_stream_trim(FL_LIST_ENTRY(node, struct peer, of_mux)->stream);
     }
-    FL_LIST_EACH(node, after, &mux->agents)
-    {
+    FL_LIST_EACH (node, after, &mux->agents) {
         fl_stream_trim(FL_LIST_ENTRY(node, struct peer, of_mux)->stream);
     }
 }
@@ -631,8 +618,7 @@ fl_mux_run(struct fl_mux *mux)
 static void
 end_all(struct fl_mux *mux)
 {
-    FL_LIST_EACH(node, after, &mux->agents)
-    {
+    FL_LIST_EACH (node, after, &mux->agents) {
         mux_agent_doom(peer_agent(FL_LIST_ENTRY(node, struct peer, of_mux)),
                        "the mux has failed");
     }
@@ -640,8 +626,7 @@ end_all(struct fl_mux *mux)
     if (mux->doomed_count > 0) {
         reap(mux);
     }
-    FL_LIST_EACH(node, after, &mux->lingerers)
-    {
+    FL_LIST_EACH (node, after, &mux->lingerers) {
         lingerer_free(FL_LIST_ENTRY(node, struct lingerer, of_mux));
     }
 }

@@ -164,6 +164,17 @@ read_stderr(struct agent *agent)
     return 1;
 }
 
+/* What is there now, but not without end. */
+static void
+read_last_words(struct agent *agent)
+{
+    int more = 1;
+
+    for (int i = 0; i < 16 && more > 0; i++) {
+        more = read_stderr(agent);
+    }
+}
+
 static void
 on_stderr(void *data, unsigned events)
 {
@@ -202,9 +213,7 @@ mux_agent_doom(struct agent *agent, const char *why)
     if (agent->peer.doomed) {
         return;
     }
-    for (int i = 0; i < 16 && read_stderr(agent) > 0; i++) {
-        continue;
-    }
+    read_last_words(agent);
     describe_tail(agent, tail, sizeof(tail));
     (void)snprintf(agent->reason, sizeof(agent->reason), "%s%s%.500s%s%s",
                    agent->label, agent->label[0] != '\0' ? ": " : "", why,
@@ -485,8 +494,7 @@ announce_end(struct agent *agent, uint32_t id, const char *reason)
     uint8_t head[4];
 
     fl_put_u32(head, id);
-    FL_LIST_EACH(node, after, &agent->attachments)
-    {
+    FL_LIST_EACH (node, after, &agent->attachments) {
         struct client *client
             = FL_LIST_ENTRY(node, struct attachment, of_agent)->client;
         const struct fl_frame frame = {
@@ -652,8 +660,7 @@ mux_agent_free(struct agent *agent)
     {
         announce_end(agent, id, agent->reason);
     }
-    FL_LIST_EACH(node, after, &agent->attachments)
-    {
+    FL_LIST_EACH (node, after, &agent->attachments) {
         mux_detach(FL_LIST_ENTRY(node, struct attachment, of_agent));
     }
     fl_list_remove(&agent->draining);

@@ -457,8 +457,7 @@ mux_call_cancel(struct client *client, const struct fl_frame *frame)
 {
     struct fl_mux *mux = client->peer.mux;
 
-    FL_LIST_EACH(node, after, &mux->waiting_calls)
-    {
+    FL_LIST_EACH (node, after, &mux->waiting_calls) {
         struct call *call = FL_LIST_ENTRY(node, struct call, waiting);
 
         if (call->client == client && call->parked
@@ -520,8 +519,7 @@ call_got(struct call *call, struct fl_blob *blob)
 static void
 blob_came(struct fl_mux *mux, struct fl_blob *blob)
 {
-    FL_LIST_EACH(node, after, &mux->waiting_calls)
-    {
+    FL_LIST_EACH (node, after, &mux->waiting_calls) {
         call_got(FL_LIST_ENTRY(node, struct call, waiting), blob);
     }
 }
@@ -532,8 +530,7 @@ blob_failed(struct client *client, const uint8_t *bytes, const char *why)
 {
     struct fl_mux *mux = client->peer.mux;
 
-    FL_LIST_EACH(node, after, &mux->waiting_calls)
-    {
+    FL_LIST_EACH (node, after, &mux->waiting_calls) {
         struct call *call = FL_LIST_ENTRY(node, struct call, waiting);
         bool hit = false;
 
@@ -559,8 +556,7 @@ mux_upload_free(struct upload *upload)
 static struct upload *
 find_upload(struct client *client, const uint8_t *name)
 {
-    FL_LIST_EACH(node, after, &client->uploads)
-    {
+    FL_LIST_EACH (node, after, &client->uploads) {
         struct upload *upload = FL_LIST_ENTRY(node, struct upload, of_client);
 
         if (memcmp(fl_blob_name(upload->blob), name, FL_BLOB_NAME) == 0) {

@@ -162,8 +162,7 @@ reject(struct client *client, const struct fl_frame *request,
 static struct attachment *
 find_attachment(struct client *client, const struct agent *agent)
 {
-    FL_LIST_EACH(node, after, &client->attachments)
-    {
+    FL_LIST_EACH (node, after, &client->attachments) {
         struct attachment *attachment = FL_LIST_ENTRY(node, struct attachment,
                                                       of_client);
 
@@ -213,8 +212,7 @@ find_agent(struct fl_mux *mux, const uint8_t *key)
 {
     struct agent *found = NULL;
 
-    FL_LIST_EACH(node, after, &mux->agents)
-    {
+    FL_LIST_EACH (node, after, &mux->agents) {
         struct agent *agent = peer_agent(
             FL_LIST_ENTRY(node, struct peer, of_mux));
         const bool serves = memcmp(agent->key, key, MUX_KEY) == 0
@@ -271,8 +269,7 @@ give_agent(struct client *client, uint32_t reply_to, struct agent *agent)
 static struct lease *
 find_lease(struct fl_mux *mux, const uint8_t *key)
 {
-    FL_LIST_EACH(node, after, &mux->leases)
-    {
+    FL_LIST_EACH (node, after, &mux->leases) {
         struct lease *lease = FL_LIST_ENTRY(node, struct lease, of_mux);
 
         if (memcmp(lease->key, key, MUX_KEY) == 0) {
@@ -351,8 +348,7 @@ pass_lease(struct lease *lease)
 static void
 fulfil_lease(struct lease *lease, struct agent *agent)
 {
-    FL_LIST_EACH(node, after, &lease->waiters)
-    {
+    FL_LIST_EACH (node, after, &lease->waiters) {
         struct waiter *waiter = FL_LIST_ENTRY(node, struct waiter, of_lease);
 
         give_agent(waiter->client, waiter->reply_to, agent);
@@ -425,7 +421,7 @@ do_attach(struct client *client, const struct fl_frame *frame,
 static bool
 parse_open(const uint8_t *payload, size_t size, struct open_request *ret)
 {
-    const uint8_t *at = payload + 2 * MUX_KEY;
+    const uint8_t *at = payload + (ptrdiff_t)2 * MUX_KEY;
 
     if (size < OPEN_FIXED) {
         return false;
@@ -537,8 +533,7 @@ stop_waiting(struct client *client, const struct lease *lease)
 {
     bool waited = false;
 
-    FL_LIST_EACH(node, after, &client->waiters)
-    {
+    FL_LIST_EACH (node, after, &client->waiters) {
         struct waiter *waiter = FL_LIST_ENTRY(node, struct waiter, of_client);
 
         if (waiter->lease == lease) {
@@ -889,12 +884,10 @@ pass_leases(struct client *client)
 {
     struct fl_mux *mux = client->peer.mux;
 
-    FL_LIST_EACH(node, after, &client->waiters)
-    {
+    FL_LIST_EACH (node, after, &client->waiters) {
         waiter_free(FL_LIST_ENTRY(node, struct waiter, of_client));
     }
-    FL_LIST_EACH(node, after, &mux->leases)
-    {
+    FL_LIST_EACH (node, after, &mux->leases) {
         struct lease *lease = FL_LIST_ENTRY(node, struct lease, of_mux);
 
         if (lease->holder == client) {
@@ -906,8 +899,7 @@ pass_leases(struct client *client)
 static void
 close_bound_agents(struct client *client)
 {
-    FL_LIST_EACH(node, after, &client->peer.mux->agents)
-    {
+    FL_LIST_EACH (node, after, &client->peer.mux->agents) {
         struct agent *agent = peer_agent(
             FL_LIST_ENTRY(node, struct peer, of_mux));
 
@@ -932,12 +924,10 @@ mux_client_free(struct client *client)
     }
     pass_leases(client);
     close_bound_agents(client);
-    FL_LIST_EACH(node, after, &client->uploads)
-    {
+    FL_LIST_EACH (node, after, &client->uploads) {
         mux_upload_free(FL_LIST_ENTRY(node, struct upload, of_client));
     }
-    FL_LIST_EACH(node, after, &client->attachments)
-    {
+    FL_LIST_EACH (node, after, &client->attachments) {
         mux_detach(FL_LIST_ENTRY(node, struct attachment, of_client));
     }
     if (client->peer.endpoint != NULL) {

@@ -141,8 +141,7 @@ mux_peer_drained(struct peer *peer)
 {
     struct fl_mux *mux = peer->mux;
 
-    FL_LIST_EACH(node, after, &mux->blocked)
-    {
+    FL_LIST_EACH (node, after, &mux->blocked) {
         struct peer *source = FL_LIST_ENTRY(node, struct peer, waiting);
 
         if (source->blocked_on == peer) {

@@ -51,8 +51,7 @@ count_traffic(const struct fl_mux *mux)
     const struct fl_list *heads[] = {&mux->clients, &mux->agents};
 
     for (size_t i = 0; i < 2; i++) {
-        FL_LIST_EACH(node, after, heads[i])
-        {
+        FL_LIST_EACH (node, after, heads[i]) {
             const struct peer *peer = FL_LIST_ENTRY(node, struct peer, of_mux);
             const uint64_t in = fl_stream_received(peer->stream);
             const uint64_t out = fl_stream_written(peer->stream);
@@ -136,8 +135,7 @@ mux_status(struct fl_mux *mux, char **ret_text, size_t *ret_size)
                   read_kb("/proc/self/status", "VmRSS:"),
                   read_kb("/proc/self/smaps_rollup", "Pss:"));
     (void)fprintf(out, "last_error %s\n", mux->last_error);
-    FL_LIST_EACH(node, after, &mux->agents)
-    {
+    FL_LIST_EACH (node, after, &mux->agents) {
         print_agent(out, peer_agent(FL_LIST_ENTRY(node, struct peer, of_mux)));
     }
     /* A memory stream fails only for want of memory, and says so here. */

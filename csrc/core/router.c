@@ -119,16 +119,22 @@ fl_router_join(struct fl_router *router, enum fl_side side, void *owner,
     return 0;
 }
 
+/* The binding whose place in the endpoint's list this is. */
+static struct fl_binding *
+entry(const struct fl_endpoint *endpoint, struct fl_list *node)
+{
+    return endpoint->side == FL_SIDE_CLIENT
+               ? FL_LIST_ENTRY(node, struct fl_binding, of_client)
+               : FL_LIST_ENTRY(node, struct fl_binding, of_agent);
+}
+
 void
 fl_router_leave(struct fl_router *router, struct fl_endpoint *endpoint)
 {
-    struct fl_binding *binding;
-
-    while ((binding = fl_endpoint_binding(endpoint)) != NULL) {
-        fl_router_unbind(router, binding);
+    FL_LIST_EACH (node, after, &endpoint->bindings) {
+        fl_router_unbind(router, entry(endpoint, node));
     }
-    FL_LIST_EACH(node, after, &endpoint->routes)
-    {
+    FL_LIST_EACH (node, after, &endpoint->routes) {
         route_free(router, FL_LIST_ENTRY(node, struct route, of_endpoint));
     }
     free(endpoint);
@@ -266,8 +272,7 @@ fl_router_next_route(const struct fl_router *router,
     size_t at = 0;
 
     (void)router; /* the endpoint knows its own */
-    FL_LIST_EACH(node, after, &agent->routes)
-    {
+    FL_LIST_EACH (node, after, &agent->routes) {
         const struct route *route = FL_LIST_ENTRY(node, struct route,
                                                   of_endpoint);
 
@@ -369,14 +374,6 @@ fl_router_unbind(struct fl_router *router, struct fl_binding *binding)
     free(binding);
 }
 
-static struct fl_binding *
-entry(const struct fl_endpoint *endpoint, struct fl_list *node)
-{
-    return endpoint->side == FL_SIDE_CLIENT
-               ? FL_LIST_ENTRY(node, struct fl_binding, of_client)
-               : FL_LIST_ENTRY(node, struct fl_binding, of_agent);
-}
-
 struct fl_binding *
 fl_endpoint_binding(const struct fl_endpoint *endpoint)
 {
@@ -390,8 +387,7 @@ struct fl_binding *
 fl_endpoint_binding_of(const struct fl_endpoint *agent, uint32_t client_id,
                        uint32_t stream)
 {
-    FL_LIST_EACH(node, after, &agent->bindings)
-    {
+    FL_LIST_EACH (node, after, &agent->bindings) {
         struct fl_binding *binding = entry(agent, node);
 
         if (binding->client_id == client_id && binding->stream == stream) {
@@ -404,8 +400,7 @@ fl_endpoint_binding_of(const struct fl_endpoint *agent, uint32_t client_id,
 struct fl_binding *
 fl_endpoint_binding_to(const struct fl_endpoint *agent, uint32_t callee_id)
 {
-    FL_LIST_EACH(node, after, &agent->bindings)
-    {
+    FL_LIST_EACH (node, after, &agent->bindings) {
         struct fl_binding *binding = entry(agent, node);
 
         if (binding->callee_id == callee_id) {

@@ -220,8 +220,8 @@ connect_to(int listen_fd)
 static pid_t
 start_mux(int listen_fd)
 {
-    const struct fl_mux_config config
-        = {.listen_fd = listen_fd, .idle_seconds = 30};
+    const struct fl_mux_config config = {.listen_fd = listen_fd,
+                                         .idle_seconds = 30};
     struct fl_mux *mux;
     const pid_t pid = fork();
 
@@ -264,14 +264,13 @@ send_request(int fd, uint32_t src_id, uint32_t handle, const void *payload,
                                    .reply_to = HANDLE,
                                    .length = (uint32_t)size};
     uint8_t header[FL_HEADER_SIZE];
-    const struct iovec iov[2]
-        = {{.iov_base = header, .iov_len = sizeof(header)},
-           {.iov_base = (void *)(uintptr_t)payload, .iov_len = size}};
+    const struct iovec iov[2] = {
+        {.iov_base = header, .iov_len = sizeof(header)},
+        {.iov_base = (void *)(uintptr_t)payload, .iov_len = size}};
 
     fl_frame_encode(&frame, header);
     if (fl_os_send(fd, iov, 2, fds, fd_count)
-        != (ssize_t)(sizeof(header) + size))
-    {
+        != (ssize_t)(sizeof(header) + size)) {
         fail("request");
     }
 }
@@ -409,8 +408,8 @@ static double
 measure(enum how how, const struct scenario *s)
 {
     struct path path = make_path(how, s);
-    const double seconds
-        = s->round_trip ? time_round_trips(&path, s) : time_stream(&path, s);
+    const double seconds = s->round_trip ? time_round_trips(&path, s)
+                                         : time_stream(&path, s);
 
     end_path(&path);
     if (s->round_trip) {

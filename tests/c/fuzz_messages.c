@@ -129,8 +129,8 @@ send_frame(int fd, struct fl_frame frame, const void *payload, size_t size,
            const int *fds, size_t fd_count)
 {
     uint8_t header[FL_HEADER_SIZE];
-    const struct iovec iov[2]
-        = {{header, sizeof(header)}, {(void *)(uintptr_t)payload, size}};
+    const struct iovec iov[2] = {{header, sizeof(header)},
+                                 {(void *)(uintptr_t)payload, size}};
 
     frame.length = (uint32_t)size;
     fl_frame_encode(&frame, header);
@@ -156,9 +156,13 @@ read_to_end(int fd)
 {
     struct pollfd ready = {.fd = fd, .events = POLLIN};
     char data[65536];
+    int got;
 
     do {
-        must(poll(&ready, 1, DEADLINE_MS) == 1); /* the mux hangs */
+        do {
+            got = poll(&ready, 1, DEADLINE_MS);
+        } while (got < 0 && errno == EINTR); /* libFuzzer has timers */
+        must(got == 1);                      /* or the mux hangs */
     } while (read(fd, data, sizeof(data)) > 0);
 }
 

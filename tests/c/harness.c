@@ -514,9 +514,8 @@ agent_hello(const struct fake_agent *agent, char nonce)
 }
 
 void
-reply(const struct fake_agent *agent, const struct conn *conn,
-      uint32_t handle, uint32_t stream, uint8_t flags, const void *payload,
-      size_t size)
+reply(const struct fake_agent *agent, const struct conn *conn, uint32_t handle,
+      uint32_t stream, uint8_t flags, const void *payload, size_t size)
 {
     const struct fl_frame frame = {
         .flags = flags,

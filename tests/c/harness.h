@@ -89,9 +89,8 @@ call(struct conn *conn, uint32_t dst, uint32_t handle, uint32_t stream,
 
 /* From an agent: to the reply handle of a client. */
 void
-reply(const struct fake_agent *agent, const struct conn *conn,
-      uint32_t handle, uint32_t stream, uint8_t flags, const void *payload,
-      size_t size);
+reply(const struct fake_agent *agent, const struct conn *conn, uint32_t handle,
+      uint32_t stream, uint8_t flags, const void *payload, size_t size);
 
 /* From an agent to the mux. */
 void
@@ -106,7 +105,8 @@ receive(int fd);
 struct message
 receive_for(int fd, uint32_t handle);
 
-/* The next frame must be an IS_DEAD for the handle, whose reason has `part`. */
+/* The next frame must be an IS_DEAD for the handle, whose reason has `part`.
+ */
 void
 receive_dead(int fd, uint32_t handle, uint8_t code, const char *part);
 

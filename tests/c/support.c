@@ -97,8 +97,9 @@ hiccup(void)
 static ssize_t
 short_read(int fd, void *data, size_t size)
 {
-    return hiccup() < 0 ? -1
-                        : read(fd, data, size < most_bytes ? size : most_bytes);
+    return hiccup() < 0
+               ? -1
+               : read(fd, data, size < most_bytes ? size : most_bytes);
 }
 
 static ssize_t
@@ -158,8 +159,8 @@ void
 io_shorten(size_t most, unsigned cycle)
 {
     const struct fl_os_calls usual = {read, recvmsg, writev, sendmsg, close};
-    const struct fl_os_calls odd
-        = {short_read, short_recvmsg, short_writev, short_sendmsg, close};
+    const struct fl_os_calls odd = {short_read, short_recvmsg, short_writev,
+                                    short_sendmsg, close};
 
     most_bytes = most > 0 ? most : SIZE_MAX;
     cycle_length = cycle;

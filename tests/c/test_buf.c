@@ -196,8 +196,8 @@ TEST(random_operations_agree_with_a_model)
             random_refer(buf, model, &random);
         }
         else if (what < 9) {
-            const size_t size
-                = random_below(&random, (uint32_t)model->size + 1);
+            const size_t size = random_below(&random,
+                                             (uint32_t)model->size + 1);
 
             fl_buf_consume(buf, size);
             memmove(model->data, model->data + size, model->size - size);

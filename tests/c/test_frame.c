@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The vectors are shared with the agent's framer: tests/vectors/frames.json. */
+/* The vectors are shared with the agent's framer: tests/vectors/frames.json.
+ */
 #include <errno.h>
 
 #include "frame.h"

@@ -77,8 +77,8 @@ TEST(anything_before_hello_closes_with_words)
     mux_start(&mux, NULL);
     for (size_t i = 0; i < 3; i++) {
         conn.fd = mux_connect(&mux);
-        (void)call(&conn, destinations[i],
-                   i == 0 ? FL_H_STATUS : FL_H_HELLO, 0, NULL, 0);
+        (void)call(&conn, destinations[i], i == 0 ? FL_H_STATUS : FL_H_HELLO,
+                   0, NULL, 0);
         receive_dead(conn.fd, 0, FL_D_REJECTED, "HELLO");
         wait_for_end(conn.fd);
         conn_close(&conn);
@@ -316,8 +316,8 @@ TEST(an_open_without_its_descriptors_closes_the_client)
 
 TEST(an_agent_can_be_opened_with_nothing_but_its_wire)
 {
-    const struct agent_options options
-        = {.no_process = true, .no_stderr = true};
+    const struct agent_options options = {.no_process = true,
+                                          .no_stderr = true};
     struct setup s;
     uint32_t handle;
 
@@ -543,9 +543,9 @@ TEST(a_message_the_mux_does_not_know_is_rejected)
 
 TEST(requests_of_a_wrong_size_close_the_client)
 {
-    static const uint32_t handles[]
-        = {FL_H_HELLO,  FL_H_ATTACH,   FL_H_OPEN,   FL_H_ABANDON, FL_H_RETIRE,
-           FL_H_STATUS, FL_H_SHUTDOWN, FL_H_STOP,   FL_H_PUT_BLOB};
+    static const uint32_t handles[] = {
+        FL_H_HELLO,  FL_H_ATTACH,   FL_H_OPEN, FL_H_ABANDON, FL_H_RETIRE,
+        FL_H_STATUS, FL_H_SHUTDOWN, FL_H_STOP, FL_H_PUT_BLOB};
     struct mux_process mux;
     struct conn conn;
 
@@ -624,9 +624,9 @@ TEST(every_bound_caller_of_a_dead_agent_hears_of_it)
     set_up(&s);
     for (int i = 0; i < CALLERS; i++) {
         conn_open(&s.mux, &conns[i]);
-        CHECK_INT(attached(&conns[i], attach(&conns[i], 'k', false),
-                           FL_A_FOUND),
-                  s.agent.id);
+        CHECK_INT(
+            attached(&conns[i], attach(&conns[i], 'k', false), FL_A_FOUND),
+            s.agent.id);
         handles[i] = call(&conns[i], s.agent.id, FL_H_PING, 0, NULL, 0);
         free(receive(s.agent.wire).payload);
     }
@@ -997,9 +997,8 @@ TEST(a_stuck_agent_pauses_its_caller_and_nobody_else)
     set_up(&s);
     conn_open(&s.mux, &other);
     agent_open(&other, &other_key, &fast);
-    frame = (struct fl_frame){.dst_id = s.agent.id,
-                              .src_id = s.conn.id,
-                              .handle = FL_H_DATA};
+    frame = (struct fl_frame){
+        .dst_id = s.agent.id, .src_id = s.conn.id, .handle = FL_H_DATA};
     sent = stuff(s.conn.fd, &frame, 50000, (size_t)64 << 20);
     CHECK(sent < (size_t)4 << 20);
     handle = call(&other, fast.id, FL_H_PING, 0, NULL, 0);
@@ -1060,8 +1059,7 @@ TEST(a_client_that_asks_and_never_reads_is_not_served_for_ever)
 {
     struct setup s;
     struct conn other;
-    const struct fl_frame frame
-        = {.handle = FL_H_STATUS, .reply_to = 4000};
+    const struct fl_frame frame = {.handle = FL_H_STATUS, .reply_to = 4000};
     struct fl_frame mine = frame;
 
     set_up(&s);
@@ -1082,9 +1080,8 @@ TEST(a_paused_client_that_dies_is_let_go)
 
     set_up(&s);
     conn_open(&s.mux, &other);
-    frame = (struct fl_frame){.dst_id = s.agent.id,
-                              .src_id = s.conn.id,
-                              .handle = FL_H_DATA};
+    frame = (struct fl_frame){
+        .dst_id = s.agent.id, .src_id = s.conn.id, .handle = FL_H_DATA};
     (void)stuff(s.conn.fd, &frame, 50000, (size_t)64 << 20);
     CHECK_INT(status_number(&other, "clients"), 2);
     conn_close(&s.conn);
@@ -1097,11 +1094,21 @@ TEST(a_paused_client_that_dies_is_let_go)
 
 TEST(status_tells_what_there_is)
 {
-    static const char *const names[]
-        = {"pid",          "uptime_s",      "clients",         "agents",
-           "bindings",     "blobs",         "blob_bytes",      "frames_in",
-           "frames_out",   "bytes_in",      "bytes_out",       "wire_bytes_up",
-           "dropped_frames", "rss_kb",      "wire_bytes_down"};
+    static const char *const names[] = {"pid",
+                                        "uptime_s",
+                                        "clients",
+                                        "agents",
+                                        "bindings",
+                                        "blobs",
+                                        "blob_bytes",
+                                        "frames_in",
+                                        "frames_out",
+                                        "bytes_in",
+                                        "bytes_out",
+                                        "wire_bytes_up",
+                                        "dropped_frames",
+                                        "rss_kb",
+                                        "wire_bytes_down"};
     const struct agent_options spaced = {.key = 's', .label = "a b\nc"};
     struct setup s;
     struct fake_agent second;
@@ -1258,16 +1265,14 @@ TEST(a_socket_that_is_another_mux_s_is_left_alone)
 
 /* Occurrences of `text` in one range of a process's memory. */
 static int
-count_in_range(int mem, unsigned long from, unsigned long to,
-               const char *text)
+count_in_range(int mem, unsigned long from, unsigned long to, const char *text)
 {
     char *data = malloc(to - from), *at = data;
     const ssize_t size = pread(mem, data, to - from, (off_t)from);
     int found = 0;
 
     while (size > 0
-           && (at = memmem(at, (size_t)(data + size - at), text,
-                           strlen(text)))
+           && (at = memmem(at, (size_t)(data + size - at), text, strlen(text)))
                   != NULL)
     {
         found++;

@@ -60,8 +60,8 @@ static void
 put_piece(struct conn *conn, char letter, uint32_t total, uint32_t offset,
           const void *data, size_t size)
 {
-    const struct fl_frame frame
-        = {.src_id = conn->id, .handle = FL_H_PUT_BLOB};
+    const struct fl_frame frame = {.src_id = conn->id,
+                                   .handle = FL_H_PUT_BLOB};
     uint8_t *payload = malloc(NAME + 8 + size);
 
     memset(payload, letter, NAME);
@@ -160,8 +160,7 @@ finish(struct setup *s, uint32_t handle, uint32_t stream)
 static void
 run_call(struct setup *s, uint32_t stream, const char *letters, size_t size)
 {
-    const uint32_t handle
-        = exec_blobs(&s->conn, s->agent.id, stream, letters);
+    const uint32_t handle = exec_blobs(&s->conn, s->agent.id, stream, letters);
 
     receive_want(&s->conn, handle, letters);
     for (const char *at = letters; *at != '\0'; at++) {
@@ -441,8 +440,8 @@ TEST(an_agent_that_asks_for_ever_is_not_answered_for_ever)
 /* Systems fact 30: only the mux evicts. */
 TEST(an_agents_memory_is_kept_within_its_cap)
 {
-    const struct fl_mux_config small
-        = {.agent_blob_bytes = 2500, .idle_seconds = 9};
+    const struct fl_mux_config small = {.agent_blob_bytes = 2500,
+                                        .idle_seconds = 9};
     struct setup s;
     struct message m;
     uint8_t name[NAME];
@@ -474,8 +473,8 @@ TEST(an_agents_memory_is_kept_within_its_cap)
 
 TEST(a_blob_of_a_call_in_flight_is_not_dropped)
 {
-    const struct fl_mux_config small
-        = {.agent_blob_bytes = 1500, .idle_seconds = 9};
+    const struct fl_mux_config small = {.agent_blob_bytes = 1500,
+                                        .idle_seconds = 9};
     struct setup s;
     uint32_t running, handle;
 

@@ -89,8 +89,7 @@ TEST(vectors_with_every_bit_flipped_from_a_client)
 
     set_up(&s);
     for (size_t i = 0; i < VECTORS; i++) {
-        const size_t bits
-            = 8 * (vectors[i].size < 40 ? vectors[i].size : 40);
+        const size_t bits = 8 * (vectors[i].size < 40 ? vectors[i].size : 40);
 
         for (size_t bit = 0; bit < bits; bit++) {
             struct conn conn;
@@ -110,15 +109,14 @@ TEST(vectors_with_every_bit_flipped_from_a_client)
 
 TEST(vectors_with_every_bit_flipped_from_an_agent)
 {
-    static const struct agent_options options
-        = {.no_process = true, .no_stderr = true};
+    static const struct agent_options options = {.no_process = true,
+                                                 .no_stderr = true};
     struct setup s;
     uint8_t data[1024];
 
     set_up(&s);
     for (size_t i = 0; i < VECTORS; i++) {
-        const size_t bits
-            = 8 * (vectors[i].size < 40 ? vectors[i].size : 40);
+        const size_t bits = 8 * (vectors[i].size < 40 ? vectors[i].size : 40);
 
         for (size_t bit = 0; bit < bits; bit++) {
             struct fake_agent agent;
@@ -163,11 +161,11 @@ TEST(vectors_cut_at_every_byte)
 static size_t
 random_frame(struct random *random, uint32_t id, uint32_t auth, uint8_t *out)
 {
-    static const uint32_t handles[]
-        = {200, 201, 202, 203, 204, 205, 206, 207, 208, 209, 210,  211, 212,
-           213, 214, 101, 103, 104, 105, 106, 999, 0,   1,   1000, 1001};
-    static const uint32_t numbers[] = {0, 1, 2, 3, 999, 1000, 1001, 65535,
-                                       UINT32_MAX};
+    static const uint32_t handles[] = {
+        200, 201, 202, 203, 204, 205, 206, 207, 208, 209, 210,  211, 212,
+        213, 214, 101, 103, 104, 105, 106, 999, 0,   1,   1000, 1001};
+    static const uint32_t numbers[] = {0,    1,    2,     3,         999,
+                                       1000, 1001, 65535, UINT32_MAX};
     static const uint32_t sizes[] = {0, 1, 2, 4, 8, 18, 33, 40, 41, 75, 200};
     const struct fl_frame frame = {
         .flags = (uint8_t)(random_below(random, 8)
@@ -192,8 +190,8 @@ random_frame(struct random *random, uint32_t id, uint32_t auth, uint8_t *out)
 
 TEST(random_messages_from_clients_and_agents)
 {
-    static const struct agent_options options
-        = {.no_process = true, .no_stderr = true, .key = 'x'};
+    static const struct agent_options options = {
+        .no_process = true, .no_stderr = true, .key = 'x'};
     struct setup s;
     struct random random = {23};
     uint8_t data[256];
@@ -207,8 +205,7 @@ TEST(random_messages_from_clients_and_agents)
         agent_open(&owner, &options, &agent);
         conn_open(&s.mux, &conn);
         for (int i = 0; i < 60; i++) {
-            throw_at(conn.fd, data,
-                     random_frame(&random, conn.id, 0, data));
+            throw_at(conn.fd, data, random_frame(&random, conn.id, 0, data));
             throw_at(agent.wire, data,
                      random_frame(&random, agent.id, agent.id, data));
             discard(conn.fd);

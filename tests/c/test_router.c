@@ -45,13 +45,13 @@ tear_down(struct setup *s)
 static struct fl_binding *
 bind_handle(struct setup *s, uint32_t handle)
 {
-    const struct fl_frame frame
-        = {.dst_id = s->agent_id, .reply_to = handle, .stream = handle + 1};
+    const struct fl_frame frame = {
+        .dst_id = s->agent_id, .reply_to = handle, .stream = handle + 1};
     struct fl_binding *binding;
 
-    CHECK_INT(fl_router_bind(s->router, s->client, s->agent, &frame, 17,
-                             &binding),
-              0);
+    CHECK_INT(
+        fl_router_bind(s->router, s->client, s->agent, &frame, 17, &binding),
+        0);
     return binding;
 }
 
@@ -133,9 +133,9 @@ TEST(allocation_has_quotas)
     CHECK_INT(fl_router_allocate(s.router, s.agent, 0, &first), FL_EQUOTA);
     CHECK_INT(fl_router_allocate(s.router, s.agent, UINT32_MAX, &first),
               FL_EQUOTA);
-    CHECK_INT(fl_router_allocate(s.router, s.agent, FL_ROUTER_OUTSTANDING,
-                                 &first),
-              0);
+    CHECK_INT(
+        fl_router_allocate(s.router, s.agent, FL_ROUTER_OUTSTANDING, &first),
+        0);
     for (;;) {
         uint32_t more;
 
@@ -264,9 +264,9 @@ TEST(failed_allocations_are_reported_and_change_nothing)
               -ENOMEM);
     CHECK(binding == NULL);
     alloc_fail_after(-1);
-    CHECK_INT(fl_router_allocate(s.router, s.agent, FL_ROUTER_OUTSTANDING,
-                                 &first),
-              0);
+    CHECK_INT(
+        fl_router_allocate(s.router, s.agent, FL_ROUTER_OUTSTANDING, &first),
+        0);
     CHECK_INT(fl_router_bind(s.router, s.client, s.agent, &frame, 0, &binding),
               0);
     tear_down(&s);

@@ -59,8 +59,8 @@ on_drained(void *owner)
     ((struct setup *)owner)->drains++;
 }
 
-static const struct fl_stream_ops ops
-    = {on_input, on_ended, on_broken, on_drained};
+static const struct fl_stream_ops ops = {on_input, on_ended, on_broken,
+                                         on_drained};
 
 static void
 set_up(struct setup *s, bool takes_fds)
@@ -246,8 +246,8 @@ on_input_kept(void *owner)
 
 TEST(bytes_left_at_the_end_are_a_truncated_frame)
 {
-    static const struct fl_stream_ops keeping
-        = {on_input_kept, on_ended, on_broken, on_drained};
+    static const struct fl_stream_ops keeping = {on_input_kept, on_ended,
+                                                 on_broken, on_drained};
     struct fl_stream_config config = {
         .high = HIGH, .low = LOW, .cap = CAP, .ops = &keeping};
     struct setup s = {0};
@@ -362,7 +362,8 @@ TEST(descriptors_are_handed_out_in_order_and_the_rest_closed)
     CHECK(fd >= 0);
     fl_os_close(fd);
     fd = fl_stream_take_fd(s.stream);
-    CHECK_INT(write(fd, "x", 1), 1); /* the write end, second; the third reads */
+    CHECK_INT(write(fd, "x", 1),
+              1); /* the write end, second; the third reads */
     fl_os_close(fd);
     /* The third is closed by tear_down; the runner counts. */
     tear_down(&s);

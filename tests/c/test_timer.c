@@ -115,9 +115,8 @@ TEST(random_starts_and_stops_keep_the_heap_in_order)
         const uint32_t n = random_below(&random, TIMERS);
         uint64_t least = FL_TIMER_NEVER;
 
-        due[n] = random_below(&random, 3) > 0
-                     ? 1 + random_below(&random, 1000)
-                     : 0;
+        due[n] = random_below(&random, 3) > 0 ? 1 + random_below(&random, 1000)
+                                              : 0;
         if (due[n] > 0) {
             fl_timer_start(notes[n].timer, due[n]);
         }
