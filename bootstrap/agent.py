@@ -622,7 +622,8 @@ class Run(Call):
 
     def __init__(self, agent, reply, warm):
         Call.__init__(self, agent, reply)
-        self.warm = warm
+        self.is_module = warm is not None
+        self.warm = bool(warm)
         self.status = None
         self.began = time.time()
         self.has_pty = False
@@ -704,7 +705,7 @@ class Run(Call):
             self.input.close()
         self.done()
         code = exit_code(self.status)
-        if self.warm and code > 128 and os.WIFSIGNALED(self.status):
+        if self.is_module and os.WIFSIGNALED(self.status):
             self.report_signal(os.WTERMSIG(self.status))
         fields = {'rc': code, 'warm': self.warm, 'ms': int((time.time() - self.began) * 1000)}
         self.reply.send(EXIT, pack(fields), LAST, True)
@@ -733,7 +734,7 @@ def signal_words(number):
 
 
 def start_run(agent, reply, body, child, warm):
-    """Fork child for an EXEC. STARTED goes out first: from then on a loss is never retried (rule 13)."""
+    """Fork child for an EXEC; warm is None for a command. STARTED goes out first: from then on a loss is never retried (rule 13)."""
     reply.send(STARTED, pack({'pid': os.getpid()}))
     agent.flush()
     run = Run(agent, reply, warm)
@@ -1012,14 +1013,14 @@ def build_zip(entries, blobs, date):
 
 
 def complete_zip(parts, site, site_date):
-    """The whole zip with the sitecustomize.py that the wrapper adds."""
+    """The pieces of the whole zip, with the sitecustomize.py that the wrapper adds."""
     body, directory, places = parts
     count = len(places) + 1
     local, central = zip_entry('sitecustomize.py', site_date, 0, zlib.crc32(site) & 0xFFFFFFFF, len(site), len(site),
                                SITE_ATTRIBUTES, len(body))
     end = struct.pack(END_ENTRY, latin('PK\5\6'), 0, 0, count, count, len(directory) + len(central),
                       len(body) + len(local) + len(site), 0)
-    return EMPTY.join([body, local, site, directory, central, end])
+    return [body, local, site, directory, central, end]
 
 
 def site_place(site, site_date, parts):
@@ -1589,6 +1590,7 @@ def module_child(body, plan, parts):
     def child():
         present = set(sys.modules)
         code = 1
+        interrupted = False
         try:
             become_fresh(body)
             run_wrapper(body, plan, parts)
@@ -1597,7 +1599,13 @@ def module_child(body, plan, parts):
             code = exit_status(sys.exc_info()[1].code)
         except:  # noqa: E722
             report_uncaught()
-        return end_as_python(code, present)
+            interrupted = sys.exc_info()[0] is KeyboardInterrupt
+        code = end_as_python(code, present)
+        if interrupted and hasattr(signal, 'raise_signal'):
+            # An interpreter that a Ctrl-C ends dies of the signal, so that its shell knows (Python 3.8).
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        return code
     return child
 
 
@@ -1612,8 +1620,7 @@ def become_fresh(body):
     main = type(sys)('__main__')
     main.__dict__['__builtins__'] = sys.modules['__main__'].__builtins__
     sys.modules['__main__'] = main
-    if 'random' in sys.modules:
-        # Python forgets to do this after a fork before 3.7.
+    if 'random' in sys.modules and not hasattr(os, 'register_at_fork'):
         sys.modules['random'].seed()
     platform = sys.modules.get('platform')
     for name, empty in (('_uname_cache', None), ('_platform_cache', {})):
@@ -1663,12 +1670,13 @@ def limit_files(wanted):
             pass  # some platforms lie about their hard limit
 
 
-def write_zip(path, data):
+def write_zip(path, pieces):
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 438)
     try:
-        at = os.write(fd, data)
-        while at < len(data):
-            at += os.write(fd, data[at:])
+        for data in pieces:
+            at = os.write(fd, data)
+            while at < len(data):
+                at += os.write(fd, data[at:])
     finally:
         os.close(fd)
 
@@ -1711,9 +1719,18 @@ def exit_status(code):
 def report_uncaught():
     """The traceback as Python prints it, without the agent's own frames at the top."""
     kind, value, stack = sys.exc_info()
+    other = value
+    while getattr(other, '__traceback__', None) is not None:
+        other.__traceback__ = below_agent(other.__traceback__)
+        other = other.__cause__ or other.__context__
+    sys.excepthook(kind, value, below_agent(stack))
+
+
+def below_agent(stack):
+    """A traceback without the frames of this file at its top."""
     while stack is not None and stack.tb_frame.f_code.co_filename == OWN_FILE:
         stack = stack.tb_next
-    sys.excepthook(kind, value, stack)
+    return stack
 
 
 def end_as_python(code, present):
@@ -2176,8 +2193,7 @@ class HostLoop(object):
     def send_error(self):
         import traceback
         kind, value, stack = sys.exc_info()
-        while stack is not None and stack.tb_frame.f_code.co_filename == OWN_FILE:
-            stack = stack.tb_next
+        stack = below_agent(stack)
         name = kind.__name__
         if kind.__module__ not in ('builtins', 'exceptions'):
             name = kind.__module__ + '.' + name
@@ -2588,7 +2604,7 @@ class Agent(object):
             Waiting(self, reply, body).try_start()
         elif body.get('mode') == 'command':
             check_command(body)
-            start_run(self, reply, body, command_child(body), False)
+            start_run(self, reply, body, command_child(body), None)
         else:
             raise Refusal(UNSUPPORTED, 'mode %r is not known here' % body.get('mode'))
 

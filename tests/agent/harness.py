@@ -52,8 +52,13 @@ def interpreters() -> list[str]:
     """Every Python from 2.7 on that this machine has, one path a version, plus the running one."""
     found: dict[str, str] = {}
     names = ["python2.7", *(f"python3.{minor}" for minor in range(5, 15)), "python3"]
-    places = [os.path.dirname(path) for path in glob.glob(os.path.expanduser("~/.pyenv/versions/*/bin/python"))]
-    for candidate in [sys.executable, *(shutil.which(name, path=":".join([*places, os.defpath])) for name in names)]:
+    places = [
+        os.path.dirname(path) for path in glob.glob(os.path.expanduser("~/.pyenv/versions/*/bin/python"))
+    ]
+    for candidate in [
+        sys.executable,
+        *(shutil.which(name, path=":".join([*places, os.defpath])) for name in names),
+    ]:
         if candidate:
             version = subprocess.run(
                 [candidate, "-c", "import sys; print('.'.join(map(str, sys.version_info[:2])))"],
@@ -110,7 +115,13 @@ class AgentProcess:
         self.nonce = secrets.token_hex(8)
         line = bootstrap.launcher([interpreter], self.nonce, len(self.source))
         self.process = subprocess.Popen(
-            [shell, "-c", line], stdin=far, stdout=far, stderr=subprocess.PIPE, env=env, cwd=cwd, start_new_session=True
+            [shell, "-c", line],
+            stdin=far,
+            stdout=far,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
         )
         far.close()
         self.wire = near
@@ -126,7 +137,9 @@ class AgentProcess:
         self.boot()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.wire.close()
         self.end()
 
@@ -178,13 +191,17 @@ class AgentProcess:
     def send(self, handle: int, payload: bytes = b"", *, reply_to: int = 0, stream: int = 0, flags: int = 0,
              src: int = CLIENT_ID) -> None:  # fmt: skip
         """Write one frame to the agent."""
-        self.wire.sendall(HEADER.pack(0xFA71, 1, flags, AGENT_ID, src, 0, handle, reply_to, stream, len(payload)) + payload)
+        self.wire.sendall(
+            HEADER.pack(0xFA71, 1, flags, AGENT_ID, src, 0, handle, reply_to, stream, len(payload)) + payload
+        )
 
     def parse(self) -> Frame | None:
         """Take one frame out of the buffer, if there is a whole one."""
         if len(self.buffer) < HEADER.size:
             return None
-        magic, version, flags, dst, src, auth, handle, reply_to, stream, length = HEADER.unpack_from(self.buffer)
+        magic, version, flags, dst, src, auth, handle, reply_to, stream, length = HEADER.unpack_from(
+            self.buffer
+        )
         assert (magic, version) == (0xFA71, 1), self.buffer[:64]
         if len(self.buffer) < HEADER.size + length:
             return None
@@ -242,7 +259,9 @@ class AgentProcess:
             assert frame.stream == handle
             if frame.kind in output:
                 output[frame.kind].append(frame.payload[1:])
-                with contextlib.suppress(BrokenPipeError):  # an agent told to end may be gone with its last frame
+                with contextlib.suppress(
+                    BrokenPipeError
+                ):  # an agent told to end may be gone with its last frame
                     self.send(CREDIT, struct.pack(">I", len(frame.payload) - 1), stream=handle)
             elif frame.kind == STARTED:
                 started = True

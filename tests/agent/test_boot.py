@@ -15,7 +15,9 @@ import harness
 import pytest
 
 SIZE_BUDGET = 24 * 1024
-SHELLS = [name for name in ("sh", "dash", "bash", "tcsh", "csh", "fish", "zsh", "mksh", "ksh") if shutil.which(name)]
+SHELLS = [
+    name for name in ("sh", "dash", "bash", "tcsh", "csh", "fish", "zsh", "mksh", "ksh") if shutil.which(name)
+]
 BOOTSTRAP = harness.ROOT / "bootstrap"
 
 
@@ -53,7 +55,9 @@ def test_launcher_refuses_names_that_shells_would_read(name: str) -> None:
 
 def test_interpreters_are_tried_in_order() -> None:
     line = harness.bootstrap.launcher(["/nonexistent/python", sys.executable, "/bin/false"], "ab12", 4)
-    done = subprocess.run(["/bin/sh", "-c", line], input=b"", capture_output=True, timeout=harness.DEADLINE, check=False)
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], input=b"", capture_output=True, timeout=harness.DEADLINE, check=False
+    )
     assert done.stdout.startswith(b"FATLINE-READY ab12 ")
 
 
@@ -65,7 +69,18 @@ def test_no_interpreter_says_so() -> None:
 
 def test_modules_of_the_login_directory_are_not_imported(tmp_path: pathlib.Path, interpreter: str) -> None:
     # Systems fact 4: ~/base64.py hijacked the launcher.
-    names = ("base64", "zlib", "signal", "struct", "select", "fcntl", "errno", "binascii", "collections", "time")
+    names = (
+        "base64",
+        "zlib",
+        "signal",
+        "struct",
+        "select",
+        "fcntl",
+        "errno",
+        "binascii",
+        "collections",
+        "time",
+    )
     for name in names:
         (tmp_path / f"{name}.py").write_text("import os\nos.write(2, b'HIJACKED')\nos._exit(9)\n")
     with harness.AgentProcess(interpreter, cwd=str(tmp_path)) as agent:
@@ -88,7 +103,9 @@ def test_end_of_the_wire_ends_the_agent(agent: harness.AgentProcess) -> None:
 def test_shutdown_waits_for_runs(agent: harness.AgentProcess, tmp_path: pathlib.Path) -> None:
     fifo = tmp_path / "gate"
     os.mkfifo(fifo)
-    handle = agent.start({"mode": "command", "command": b"read line < " + os.fsencode(fifo) + b"; echo $line"})
+    handle = agent.start(
+        {"mode": "command", "command": b"read line < " + os.fsencode(fifo) + b"; echo $line"}
+    )
     agent.send(harness.SHUTDOWN)
     agent.ping()
     fifo.write_text("opened\n")
@@ -171,7 +188,12 @@ def newer_than_24(tree: ast.AST) -> list[str]:
             what = f"str.{node.attr} (2.5 or 2.6)"
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in NEWER_NAMES:
             what = f"built-in {node.id}"
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super" and not node.args:
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "super"
+            and not node.args
+        ):
             what = "super() without arguments (3.0)"
         if what:
             found.append(f"line {getattr(node, 'lineno', '?')}: {what}")

@@ -112,6 +112,11 @@ def test_inflate_is_limited() -> None:
     inflate = AGENT["inflate"]
     assert inflate(struct.pack(">I", 5) + zlib.compress(b"hello")) == b"hello"
     bomb = zlib.compress(bytes(1 << 20))
-    for payload in (b"", struct.pack(">I", 10) + bomb, struct.pack(">I", 1 << 25) + bomb, struct.pack(">I", 3) + b"xyz"):
+    for payload in (
+        b"",
+        struct.pack(">I", 10) + bomb,
+        struct.pack(">I", 1 << 25) + bomb,
+        struct.pack(">I", 3) + b"xyz",
+    ):
         with pytest.raises(ValueError):
             inflate(payload)

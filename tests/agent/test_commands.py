@@ -65,7 +65,9 @@ def test_command_goes_through_the_login_shell(interpreter: str) -> None:
 
 def test_pseudo_terminal(agent: AgentProcess) -> None:
     # Ansible fact 1: a tty, TERM, stderr merged into stdout, SIGHUP for what stays behind.
-    done = agent.command(b'tty; echo "$TERM $SSH_TTY"; echo err >&2; test -t 0 && test -t 2', pty=True, term=b"vt100")
+    done = agent.command(
+        b'tty; echo "$TERM $SSH_TTY"; echo err >&2; test -t 0 && test -t 2', pty=True, term=b"vt100"
+    )
     lines = done.stdout.split(b"\r\n")
     assert done.rc == 0
     assert lines[1] == b"vt100 " + lines[0] and lines[0].startswith(b"/dev/")
@@ -93,7 +95,9 @@ def test_pipe_held_by_a_daemon_keeps_the_run(agent: AgentProcess, tmp_path: path
     # Systems fact 23: with pipes a run is over at exit and EOF, as in stock.
     fifo = tmp_path / "gate"
     os.mkfifo(fifo)
-    handle = agent.start({"mode": "command", "command": b"(read x < " + os.fsencode(fifo) + b"; echo later) & exit 0"})
+    handle = agent.start(
+        {"mode": "command", "command": b"(read x < " + os.fsencode(fifo) + b"; echo later) & exit 0"}
+    )
     assert agent.receive(handle).kind == STARTED
     assert agent.silent(0.3)
     fifo.write_text("\n")
@@ -139,7 +143,12 @@ def test_output_needs_credit(agent: AgentProcess) -> None:
 def test_input_needs_grants(agent: AgentProcess, tmp_path: pathlib.Path) -> None:
     fifo = tmp_path / "gate"
     os.mkfifo(fifo)
-    body = {"mode": "command", "command": b"read x < " + os.fsencode(fifo) + b"; wc -c", "stdin": b"abc", "stdin_more": True}
+    body = {
+        "mode": "command",
+        "command": b"read x < " + os.fsencode(fifo) + b"; wc -c",
+        "stdin": b"abc",
+        "stdin_more": True,
+    }
     handle = agent.start(body)
     granted = sent = 0
     assert agent.receive(handle).kind == STARTED
@@ -205,7 +214,9 @@ def test_end_of_the_wire_lets_a_run_finish(agent: AgentProcess, tmp_path: pathli
 
 
 def test_many_runs_at_once(agent: AgentProcess) -> None:
-    handles = [agent.start({"mode": "command", "command": b"read x; echo $x", "stdin_more": True}) for _ in range(20)]
+    handles = [
+        agent.start({"mode": "command", "command": b"read x; echo $x", "stdin_more": True}) for _ in range(20)
+    ]
     for number, handle in reversed(list(enumerate(handles))):
         agent.send(DATA, b"%d\n" % number, stream=handle, flags=LAST)
     for number, handle in enumerate(handles):

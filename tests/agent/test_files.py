@@ -12,7 +12,20 @@ from typing import Any
 
 import harness
 import pytest
-from harness import CANCEL, CHUNK, CREDIT, DATA, ERROR, FILE, GRANT, LAST, OPENED, RESULT, STARTED, AgentProcess
+from harness import (
+    CANCEL,
+    CHUNK,
+    CREDIT,
+    DATA,
+    ERROR,
+    FILE,
+    GRANT,
+    LAST,
+    OPENED,
+    RESULT,
+    STARTED,
+    AgentProcess,
+)
 
 WINDOW = 256 * 1024
 BIG = os.urandom(1024) * 3000
@@ -99,7 +112,9 @@ def test_fetch_waits_for_credit(agent: AgentProcess, tmp_path: pathlib.Path) -> 
     assert agent.receive(handle).kind == ERROR
 
 
-def test_fetch_of_a_growing_file_keeps_to_the_announced_size(agent: AgentProcess, tmp_path: pathlib.Path) -> None:
+def test_fetch_of_a_growing_file_keeps_to_the_announced_size(
+    agent: AgentProcess, tmp_path: pathlib.Path
+) -> None:
     # Systems fact 7: data beyond the announced size is an error at the other end.
     path = tmp_path / "growing"
     path.write_bytes(BIG)
@@ -115,7 +130,9 @@ def test_fetch_of_a_growing_file_keeps_to_the_announced_size(agent: AgentProcess
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_a_put_cut_short_leaves_nothing_of_its_own(agent: AgentProcess, tmp_path: pathlib.Path, existed: bool) -> None:
+def test_a_put_cut_short_leaves_nothing_of_its_own(
+    agent: AgentProcess, tmp_path: pathlib.Path, existed: bool
+) -> None:
     path = tmp_path / "partial"
     if existed:
         path.write_bytes(b"old")

@@ -33,9 +33,13 @@ MODULES: dict[str, tuple[bool, str]] = {
 }  # fmt: skip
 
 
-def call(agent: AgentProcess, module: str, function: str, *args: Any, **kwargs: Any) -> tuple[harness.Frame, list[Any]]:
+def call(
+    agent: AgentProcess, module: str, function: str, *args: Any, **kwargs: Any
+) -> tuple[harness.Frame, list[Any]]:
     """Call a function, answering what the agent asks for: the last frame, the log records."""
-    handle = agent.start({"module": module, "function": function, "args": args, "kwargs": kwargs}, CALL_FUNCTION)
+    handle = agent.start(
+        {"module": module, "function": function, "args": args, "kwargs": kwargs}, CALL_FUNCTION
+    )
     return finish(agent, handle)
 
 
@@ -61,7 +65,12 @@ def serve(agent: AgentProcess, handle: int, name: str) -> None:
 
 def test_results_and_arguments(agent: AgentProcess) -> None:
     assert call(agent, "fl_demo", "add", 2, b=3)[0].body == 5
-    assert call(agent, "fl_demo", "add", [1, b"\xff"], b=[None, {"k": "é"}])[0].body == [1, b"\xff", None, {"k": "é"}]
+    assert call(agent, "fl_demo", "add", [1, b"\xff"], b=[None, {"k": "é"}])[0].body == [
+        1,
+        b"\xff",
+        None,
+        {"k": "é"},
+    ]
     assert call(agent, "fl_demo", "name")[0].body == "fl_demo.sub"
 
 
@@ -77,7 +86,9 @@ def test_standard_library_is_the_targets_own(agent: AgentProcess) -> None:
 def test_exceptions_come_back(agent: AgentProcess) -> None:
     body = call(agent, "fl_trouble", "fail")[0].body
     assert (body["type"], body["message"], body["errno"]) == ("KeyError", "'not here'", None)
-    assert body["traceback"].startswith("Traceback") and 'fl_trouble.py", line 3, in fail' in body["traceback"]
+    assert (
+        body["traceback"].startswith("Traceback") and 'fl_trouble.py", line 3, in fail' in body["traceback"]
+    )
     assert "fatline-agent" not in body["traceback"]
     body = call(agent, "fl_trouble", "missing")[0].body
     assert (body["type"] in ("FileNotFoundError", "IOError"), body["errno"]) == (True, 2)
@@ -113,7 +124,9 @@ def test_calls_wait_their_turn(agent: AgentProcess, tmp_path: pathlib.Path) -> N
     while (frame := agent.receive(first)).kind != WANT_MODULE:
         assert frame.kind == STARTED
     serve(agent, first, frame.body)
-    second = agent.start({"module": "fl_demo", "function": "add", "args": [1, 2], "kwargs": {}}, CALL_FUNCTION)
+    second = agent.start(
+        {"module": "fl_demo", "function": "add", "args": [1, 2], "kwargs": {}}, CALL_FUNCTION
+    )
     third = agent.start({"module": "fl_demo", "function": "add", "args": [3, 4], "kwargs": {}}, CALL_FUNCTION)
     agent.ping()
     agent.send(CANCEL, stream=third)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Genuine AnsiballZ payloads for tests, made by the ansible-core that is installed beside them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import harness
+
+# Run by a process of its own: importing ansible-core changes the process that does it.
+MAKER = pathlib.Path(__file__).with_name("make_payload.py")
+
+
+def load_payload_module() -> ModuleType:
+    """Import fatline/ansible/payload.py from this tree, without the extension."""
+    spec = importlib.util.spec_from_file_location(
+        "payload_under_test", harness.ROOT / "fatline/ansible/payload.py"
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+payload = load_payload_module()
+
+
+def core_version() -> tuple[int, int] | None:
+    """Version of the installed ansible-core, None without one."""
+    try:
+        major, minor = importlib.metadata.version("ansible-core").split(".")[:2]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return int(major), int(minor)
+
+
+def targets() -> list[str]:
+    """Interpreters of this machine that the installed ansible-core supports as targets."""
+    version = core_version()
+    if version is None:
+        return []
+    if version >= (2, 22):
+        lowest = (3, 9)
+    elif version >= (2, 18):
+        lowest = (3, 8)
+    else:
+        lowest = (2, 7)
+    found = []
+    for path in harness.interpreters():
+        text = subprocess.run(
+            [path, "-c", "import sys; print(list(sys.version_info[:2]))"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if tuple(json.loads(text.stdout)) >= lowest:
+            found.append(path)
+    return found
+
+
+def warmable(name: str) -> bool:
+    """Say whether a file of the zip is ansible-core's own; test modules bring theirs under other names."""
+    return name.startswith("ansible/module_utils/") and "fl_test" not in name
+
+
+def make(module: str, args: dict[str, Any], interpreter: str, extra: str = "", **options: Any) -> bytes:
+    """Return the payload of a module, by name or by path; extra is a directory of module_utils."""
+    return _make(module, json.dumps(args), interpreter, extra, json.dumps(options))
+
+
+@functools.lru_cache(maxsize=64)
+def _make(module: str, args: str, interpreter: str, extra: str, options: str) -> bytes:
+    done = subprocess.run(
+        [sys.executable, str(MAKER), module, interpreter, extra, options],
+        input=args.encode(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def parsed(module: str, args: dict[str, Any], interpreter: str, extra: str = "", **options: Any) -> Any:
+    """Return a payload, taken apart."""
+    found = payload.parse(make(module, args, interpreter, extra, **options), warmable)
+    assert found is not None, "the installed ansible-core's wrapper is not known"
+    return found

@@ -1,0 +1,490 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""EXEC in module mode: a warm run must look, from inside and outside, like the plain run of the payload."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import harness
+import payloads
+import pytest
+from harness import EXIT, NEED_BLOB, REFUSED, STARTED, AgentProcess
+
+PROBE = str(pathlib.Path(__file__).with_name("probe.py"))
+
+pytestmark = pytest.mark.skipif(payloads.core_version() is None, reason="no ansible-core beside the tests")
+
+
+@pytest.fixture(params=payloads.targets(), ids=lambda path: "/".join(path.split("/")[-3:]))
+def target(request: pytest.FixtureRequest) -> str:
+    """Path of an interpreter that the installed ansible-core supports."""
+    return str(request.param)
+
+
+@pytest.fixture
+def agent(target: str) -> Iterator[AgentProcess]:
+    """A booted agent on it."""
+    with AgentProcess(target) as process:
+        yield process
+
+
+@pytest.fixture
+def own() -> Iterator[AgentProcess]:
+    """A booted agent on the interpreter that runs the tests."""
+    with AgentProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def bare() -> Iterator[AgentProcess]:
+    """A booted agent on an interpreter that has no ansible of its own to find."""
+    for path in reversed([os.path.realpath(path) for path in payloads.targets()]):
+        if subprocess.run([path, "-c", "import ansible"], capture_output=True, check=False).returncode:
+            with AgentProcess(path) as process:
+                yield process
+            return
+    pytest.skip("every interpreter here has an ansible installed")
+
+
+def plain(
+    interpreter: str, text: bytes, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a payload as stock does with pipelining: the interpreter reads it from stdin, in a new session."""
+    return subprocess.run(
+        [interpreter], input=text, capture_output=True, check=False, env=env, start_new_session=True,
+        timeout=harness.DEADLINE,
+    )  # fmt: skip
+
+
+def normal(text: bytes | str) -> Any:
+    """Result with the random parts of names made equal."""
+    text = text.decode() if isinstance(text, bytes) else text
+    text = re.sub(r"_payload_[A-Za-z0-9_]{6,8}/", "_payload_RANDOM/", text)
+    text = re.sub(r" at 0x[0-9a-f]+>", " at ADDRESS>", text)
+    return json.loads(text)
+
+
+def differences(left: Any, right: Any, place: str = "") -> list[str]:
+    """Paths at which two decoded results differ."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        return [
+            line
+            for key in sorted({*left, *right})
+            for line in differences(left.get(key, "(absent)"), right.get(key, "(absent)"), f"{place}/{key}")
+        ]
+    return [] if left == right else [f"{place}: plain {left!r}, warm {right!r}"]
+
+
+def forget_profile(result: Any) -> None:
+    """Leave out the encoder that every module imports with its last words: the parent has it already."""
+    names = [name for name in result["ansible"]["loaded"] if name.endswith("_m2c")]
+    result["ansible"]["loaded"] = [name for name in result["ansible"]["loaded"] if name not in names]
+    result["modules"] = {name: value for name, value in result["modules"].items() if name not in names}
+    attributes = result["ansible"]["attributes"]
+    # six looks up its moves when they are first asked for, here perhaps for another module.
+    attributes.pop("ansible.module_utils.six.moves", None)
+    for package in attributes:
+        attributes[package] = [name for name in attributes[package] if not name.endswith("_m2c")]
+
+
+def test_a_warm_run_is_like_a_plain_run(agent: AgentProcess, target: str) -> None:
+    # Ansible facts 4, 5, 6 and 8; systems facts 18, 19 and 20: from inside the module nothing tells them apart.
+    arguments = {"secret": "hush"}
+    text = payloads.make(PROBE, arguments, target)
+    parsed = payloads.parsed(PROBE, arguments, target)
+    agent.module(payloads.parsed("ping", {}, target))
+    agent.module(payloads.parsed("setup", {"gather_subset": ["!all"]}, target))
+    first, second = agent.module(parsed), agent.module(parsed)
+    stock = plain(target, text)
+    assert (first.rc, stock.returncode, first.stderr, second.rc) == (7, 7, stock.stderr, 7)
+    assert second.exit["warm"] is True
+    told, warm = (normal(done.stdout.splitlines()[0]) for done in (stock, second))
+    again = normal(first.stdout.splitlines()[0])
+    assert len({told.pop("random"), warm.pop("random"), again.pop("random")}) == 3
+    for result in (told, warm):
+        assert not os.path.exists(result.pop("temporary")), "a temporary file at module level is removed"
+        assert not os.path.exists(result.pop("tmpdir")), "basic.tmpdir relies on atexit"
+        result["process"]["environment"].pop("_", None)
+        result["process"]["environment"].pop("OLDPWD", None)
+        result["process"]["environment"].pop("PYTEST_CURRENT_TEST")
+        for number in [key for key in result["process"]["fds"] if int(key) > 2]:
+            # The temporary file, and on Python 2 /dev/urandom, in any order.
+            del result["process"]["fds"][number]
+        forget_profile(result)
+    assert differences(told, warm) == []
+    assert second.stdout.splitlines()[1] == stock.stdout.splitlines()[1]
+
+
+@pytest.mark.parametrize("module", ["ping", "command", "stat", "lineinfile", "setup"])
+def test_results_of_real_modules(own: AgentProcess, tmp_path: pathlib.Path, module: str) -> None:
+    path = tmp_path / "file"
+    arguments: dict[str, dict[str, Any]] = {
+        "ping": {}, "command": {"_raw_params": "echo hello", "_uses_shell": True}, "stat": {"path": "/etc/passwd"},
+        "lineinfile": {"path": str(path), "line": "x", "create": True}, "setup": {"gather_subset": ["!all", "min"]},
+    }  # fmt: skip
+    text = payloads.make(module, arguments[module], own.interpreter)
+    stock = plain(own.interpreter, text)
+    path.unlink(missing_ok=True)
+    warm = own.module(payloads.parsed(module, arguments[module], own.interpreter))
+    assert (warm.rc, warm.stderr) == (stock.returncode, stock.stderr)
+    left, right = json.loads(stock.stdout), json.loads(warm.stdout)
+    assert left.keys() == right.keys()
+    for key in ("changed", "rc", "stdout", "ping", "msg", "failed", "stat", "cmd"):
+        if key != "stat":
+            assert left.get(key) == right.get(key)
+    assert path.exists() is (module == "lineinfile")
+
+
+def test_zip_is_rebuilt_byte_for_byte(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    # Ansible fact 4: the agent rebuilds the zip. The module compares it with what the wrapper would have written.
+    module = tmp_path / "fl_copyzip.py"
+    module.write_text(
+        "#!/usr/bin/python\nimport shutil\nfrom ansible.module_utils.basic import AnsibleModule\n"
+        "m = AnsibleModule(argument_spec={'to': {}})\nshutil.copy(_modlib_path, m.params['to'])\n"
+        "m.exit_json(path=_modlib_path)\n"
+    )
+    arguments = {"to": str(tmp_path / "out.zip")}
+    text = payloads.make(str(module), arguments, own.interpreter)
+    names, contents = [], []
+    for run in (
+        lambda: plain(own.interpreter, text),
+        lambda: own.module(payloads.parsed(str(module), arguments, own.interpreter)),
+    ):
+        names.append(json.loads(run().stdout)["path"].encode())
+        contents.append((tmp_path / "out.zip").read_bytes())
+        assert not os.path.exists(os.path.dirname(names[-1])), "the wrapper's directory is gone"
+    ours = contents[1].replace(names[1], names[0])
+    assert ours[:4] == b"PK\3\4" and len(ours) == len(contents[0])
+    different = sum(1 for left, right in zip(ours, contents[0], strict=True) if left != right)
+    assert different <= 8, "only the checksum of sitecustomize.py, which holds the random name, twice"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "sys.exit()",
+        "sys.exit(300)",
+        "sys.exit('words')",
+        "raise ValueError('x')",
+        "os.kill(os.getpid(), 9)",
+        "os._exit(5)",
+        "sys.stdout.close(); sys.exit(3)",
+        "pass",
+        "threading.Timer(0.2, lambda: print('late')).start(); sys.exit(4)",
+        "os.close(1); print('x' * 10); sys.exit(0)",
+        "atexit.register(lambda: 1 / 0); sys.exit(2)",
+        "sys.excepthook = lambda *error: sys.stderr.write('hook ' + error[0].__name__); raise KeyboardInterrupt",
+    ],
+)
+def test_ends_as_python_ends(own: AgentProcess, tmp_path: pathlib.Path, ending: str) -> None:
+    # Systems fact 19, ansible facts 2 and 8.
+    module, trace = tmp_path / "fl_ending.py", tmp_path / "trace"
+    module.write_text(
+        "#!/usr/bin/python\nimport atexit, os, sys, threading\n"
+        "from ansible.module_utils.basic import AnsibleModule\n"
+        f"atexit.register(lambda: open({str(trace)!r}, 'a').write('ended\\n'))\n"
+        "sys.stdout.write('{\"a\": 1}')\nsys.stderr.write('err\\n')\n" + ending + "\n"
+    )
+    own.module(payloads.parsed(str(module), {}, own.interpreter))
+    trace.unlink(missing_ok=True)
+    warm = own.module(payloads.parsed(str(module), {}, own.interpreter))
+    left = trace.read_text() if trace.exists() else ""
+    trace.unlink(missing_ok=True)
+    stock = plain(own.interpreter, payloads.make(str(module), {}, own.interpreter))
+    assert left == (trace.read_text() if trace.exists() else "")
+    if stock.returncode < 0:
+        words = b"Killed\n" if stock.returncode == -9 else b""
+        assert (warm.rc, warm.stdout, warm.stderr) == (128 - stock.returncode, stock.stdout, stock.stderr + words)
+    else:
+        assert (warm.rc, *(comparable(text) for text in (warm.stdout, warm.stderr))) == (
+            stock.returncode,
+            *(comparable(text) for text in (stock.stdout, stock.stderr)),
+        )
+
+
+def comparable(text: bytes) -> bytes:
+    """Output without the wrapper's own lines and the random part of the zip's name."""
+    text = re.sub(rb'  File "<stdin>", line \d+, in \S+\n| at 0x[0-9a-f]+', b"", text)
+    return re.sub(rb"/tmp/ansible_fl_\w+_payload_\w+/\w+_payload\.zip|/fatline\.zip", b"ZIP", text)
+
+
+def test_environment_and_working_directory(own: AgentProcess) -> None:
+    module = PROBE
+    done = own.module(
+        payloads.parsed(module, {}, own.interpreter), env={b"FL_NEW": b"a b", b"TZ": b"Asia/Tokyo"}
+    )
+    result = json.loads(done.stdout.splitlines()[0])
+    assert result["process"]["environment"]["FL_NEW"] == "a b"
+    assert result["process"]["zone"] == "JST", "the C library is told of a new zone (ansible fact 7)"
+    assert result["process"]["cwd"] == own.facts["cwd"]
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "LC_ALL", "LANG", "LD_PRELOAD", "HOME", "PYTHONWARNINGS"])
+def test_start_up_variables_are_refused(own: AgentProcess, name: str) -> None:
+    # Ansible fact 9.
+    handle = own.start_module(payloads.parsed("ping", {}, own.interpreter), env={name.encode(): b"x"})
+    frame = own.receive(handle)
+    assert (frame.kind, struct.unpack(">H", frame.payload[1:3])[0]) == (REFUSED, 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"interpreter": "/usr/bin/other"},
+        {"family": 999},
+        {"site": b"x"},
+        {"date": "now"},
+        {"manifest": bytes(32)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_it_cannot_run_is_refused_or_asked_for(own: AgentProcess, change: dict[str, Any]) -> None:
+    handle = own.start_module(payloads.parsed("ping", {}, own.interpreter), **change)
+    if "manifest" in change:
+        frame = own.receive(NEED_BLOB)
+        assert frame.payload == struct.pack(">II", harness.CLIENT_ID, handle) + bytes(32)
+    else:
+        assert own.receive(handle).kind == REFUSED
+    own.ping()
+
+
+def test_missing_blobs_are_asked_for_and_waited_for(own: AgentProcess) -> None:
+    # Systems fact 30: NEED goes to the mux, which has them or asks the caller.
+    parsed = payloads.parsed("ping", {}, own.interpreter)
+    names = [name for name in parsed.blobs if name != parsed.manifest]
+    own.put_blob(parsed.manifest, parsed.blobs[parsed.manifest])
+    own.blobs.update(names)
+    handle = own.start_module(parsed)
+    asked = own.receive(NEED_BLOB).payload[8:]
+    assert {asked[at : at + 32] for at in range(0, len(asked), 32)} == set(names)
+    own.ping()
+    own.blobs.clear()
+    for name in names:
+        own.put_blob(name, parsed.blobs[name])
+    assert own.finish(handle).rc == 0
+
+
+def test_a_blob_that_lies_is_refused(own: AgentProcess) -> None:
+    parsed = payloads.parsed("ping", {}, own.interpreter)
+    victim = next(name for name in parsed.blobs if name != parsed.manifest)
+    for name, data in parsed.blobs.items():
+        own.put_blob(name, data[:-1] + b"!" if name == victim else data)
+    handle = own.start_module(parsed)
+    assert own.receive(NEED_BLOB).payload[8:] == victim
+    own.blobs.discard(victim)
+    own.put_blob(victim, b"still not")
+    assert own.receive(handle).kind == REFUSED
+
+
+def test_dropped_blobs_are_asked_for_again(own: AgentProcess) -> None:
+    parsed = payloads.parsed("ping", {}, own.interpreter)
+    assert own.module(parsed).rc == 0
+    own.send(harness.DROP_BLOB, b"".join(parsed.blobs))
+    handle = own.start_module(parsed)
+    assert own.receive(NEED_BLOB).payload[8:] == parsed.manifest
+    own.blobs.clear()
+    for name, data in parsed.blobs.items():
+        own.put_blob(name, data)
+    assert own.finish(handle).rc == 0
+
+
+def test_large_parameters_arrive_in_pieces(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "file"
+    parsed = payloads.parsed(
+        "lineinfile", {"path": str(path), "line": "x" * 700000, "create": True}, own.interpreter
+    )
+    for name, data in parsed.blobs.items():
+        own.put_blob(name, data)
+    params, rest = parsed.params[:262144], parsed.params[262144:]
+    handle = own.start({**parsed.exec_body(own.interpreter, {}), "stdin": params, "stdin_more": True})
+    while rest:
+        granted = struct.unpack(">I", own.receive(handle).payload[1:])[0]
+        piece, rest = rest[:granted], rest[granted:]
+        for at in range(0, len(piece), 131072):
+            own.send(harness.DATA, piece[at : at + 131072], stream=handle,
+                     flags=0 if rest or at + 131072 < len(piece) else harness.LAST)  # fmt: skip
+    assert own.finish(handle).rc == 0 and path.stat().st_size == 700001
+
+
+# The rule by which warm modules are kept --------------------------------------------------------------
+
+REPORT = (
+    "#!/usr/bin/python\nfrom ansible.module_utils.basic import AnsibleModule\n{imports}\n"
+    "m = AnsibleModule(argument_spec={{}})\nm.exit_json(value={value})\n"
+)
+
+
+def write_module(path: pathlib.Path, imports: str, value: str) -> str:
+    path.write_text(REPORT.format(imports=imports, value=value))
+    return str(path)
+
+
+def value_of(agent: AgentProcess, module: str, extra: pathlib.Path | None = None) -> Any:
+    done = agent.module(payloads.parsed(module, {}, agent.interpreter, str(extra or "")))
+    return json.loads(done.stdout)["value"]
+
+
+def test_an_import_absent_from_the_zip_fails(bare: AgentProcess, tmp_path: pathlib.Path) -> None:
+    # Ansible fact 6: neither sys.modules nor an attribute left on the package may make it succeed.
+    uses = write_module(tmp_path / "fl_uses.py", "from ansible.module_utils import urls", "urls.__name__")
+    assert value_of(bare, uses) == "ansible.module_utils.urls"
+    lacks = write_module(
+        tmp_path / "fl_lacks.py",
+        "import importlib\nfound = []\nname = 'ansible.module_utils.' + 'urls'\n"
+        "try:\n    importlib.import_module(name); found.append('import')\nexcept ImportError:\n    pass\n"
+        "import ansible.module_utils, sys\n"
+        "found += ['attribute'] * hasattr(ansible.module_utils, 'urls') + ['sys'] * (name in sys.modules)",
+        "found",
+    )
+    assert value_of(bare, lacks) == []
+    assert value_of(bare, uses) == "ansible.module_utils.urls"
+
+
+def test_an_ansible_installed_on_the_target_is_found_as_in_stock(
+    own: AgentProcess, tmp_path: pathlib.Path
+) -> None:
+    # The zip's packages extend their path over sys.path (pkgutil.extend_path), so what is absent may be elsewhere.
+    module = write_module(
+        tmp_path / "fl_else.py",
+        "import importlib\ntry:\n    place = importlib.import_module('ansible.module_utils.' + 'urls').__file__\n"
+        "except ImportError:\n    place = None",
+        "place",
+    )
+    stock = plain(own.interpreter, payloads.make(module, {}, own.interpreter))
+    assert value_of(own, module) == json.loads(stock.stdout)["value"]
+    assert value_of(own, module) == json.loads(stock.stdout)["value"]
+
+
+def test_another_content_evicts_what_depends_on_it(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    # Ansible fact 6: a module whose dependency was evicted keeps the old binding.
+    extra = tmp_path / "utils"
+    extra.mkdir()
+    (extra / "fl_test_base.py").write_text("VALUE = 1\n")
+    (extra / "fl_test_user.py").write_text("from ansible.module_utils.fl_test_base import VALUE\n")
+    imports = "from ansible.module_utils import fl_test_user"
+    first = write_module(tmp_path / "fl_first.py", imports, "fl_test_user.VALUE")
+    second = write_module(tmp_path / "fl_second.py", imports, "fl_test_user.VALUE")
+    assert value_of(own, first, extra) == 1
+    (extra / "fl_test_base.py").write_text("VALUE = 2\n")
+    assert value_of(own, second, extra) == 2
+    assert value_of(own, first, extra) == 1
+
+
+def test_warm_names_of_core_that_changed_are_not_kept(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    # The same with names that the parent does import: it holds one content, a payload brings another.
+    parsed = payloads.parsed(
+        write_module(tmp_path / "fl_w.py", "from ansible.module_utils import urls", "urls.open_url.__doc__"),
+        {},
+        own.interpreter,
+    )
+    assert "rl" in json.loads(own.module(parsed).stdout)["value"]
+    rows = payloads.payload.msgpack.unpackb(parsed.blobs[parsed.manifest])
+    source = b"from ansible.module_utils.common.text.converters import to_text\ndef open_url(): 'another'\n"
+    entry = next(row for row in rows if row[0] == "ansible/module_utils/urls.py")
+    entry[1:6] = [
+        payloads.payload.hashlib.sha256(source).digest(),
+        payloads.payload.binascii.crc32(source),
+        len(source),
+        len(source),
+        0,
+    ]
+    listing = payloads.payload.msgpack.packb(rows)
+    name = payloads.payload.hashlib.sha256(listing).digest()
+    changed = payloads.payload.Payload(
+        **{**vars(parsed), "manifest": name, "blobs": {**parsed.blobs, entry[1]: source, name: listing}}
+    )
+    assert json.loads(own.module(changed).stdout)["value"] == "another"
+    assert "rl" in json.loads(own.module(parsed).stdout)["value"]
+
+
+def test_no_state_survives_a_run(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    module = write_module(
+        tmp_path / "fl_state.py",
+        "import os, sys\nfrom ansible.module_utils import basic\nfound = getattr(basic, 'FL_LEFT', None), os.environ.get('FL_LEFT')\n"
+        "basic.FL_LEFT = os.environ['FL_LEFT'] = 'here'",
+        "found",
+    )
+    assert value_of(own, module) == [None, None]
+    assert value_of(own, module) == [None, None]
+
+
+def test_respawn_works(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    # Ansible fact 5: respawn builds its payload with inspect.getsource and runs it from the zip.
+    module = write_module(
+        tmp_path / "fl_respawn.py",
+        "import sys\nfrom ansible.module_utils.common.respawn import has_respawned, respawn_module\n"
+        "if not has_respawned():\n    respawn_module(sys.executable)",
+        "[has_respawned(), _modlib_path[-4:]]",
+    )
+    # In a respawned module _modlib_path is not set by 2.14, so only ask for the first there.
+    if payloads.payload.parse(payloads.make(module, {}, own.interpreter), payloads.warmable).family == 214:
+        module = write_module(tmp_path / "fl_respawn.py", "import sys\nfrom ansible.module_utils.common.respawn import *\n"
+                              "if not has_respawned():\n    respawn_module(sys.executable)", "[has_respawned(), '.zip']")  # fmt: skip
+        payloads._make.cache_clear()
+    for _ in range(2):
+        assert value_of(own, module) == [True, ".zip"]
+
+
+def test_unparsable_module_fails_in_the_child_only(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    module = tmp_path / "fl_odd.py"
+    module.write_text(
+        "#!/usr/bin/python\nfrom ansible.module_utils.basic import AnsibleModule\nimport nonexistent_module\n"
+    )
+    done = own.module(payloads.parsed(str(module), {}, own.interpreter))
+    assert done.rc == 1 and b"nonexistent_module" in done.stdout + done.stderr
+    assert own.module(payloads.parsed("ping", {}, own.interpreter)).rc == 0
+
+
+def test_traceback_does_not_show_the_agent(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    module = tmp_path / "fl_raise.py"
+    module.write_text(
+        "#!/usr/bin/python\nfrom ansible.module_utils.basic import AnsibleModule\nraise ValueError('x')\n"
+    )
+    done = own.module(payloads.parsed(str(module), {}, own.interpreter))
+    assert b"ValueError" in done.stdout + done.stderr and b"fatline-agent" not in done.stderr
+
+
+def test_cancel_does_not_stop_a_module(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    # Systems fact 17.
+    fifo, left = tmp_path / "gate", tmp_path / "left"
+    os.mkfifo(fifo)
+    parsed = payloads.parsed(
+        "command", {"_raw_params": f"cat {fifo}; touch {left}", "_uses_shell": True}, own.interpreter
+    )
+    handle = own.start_module(parsed)
+    assert own.receive(handle).kind == STARTED
+    own.send(harness.CANCEL, stream=handle)
+    own.ping()
+    fifo.write_text("")
+    deadline = time.monotonic() + harness.DEADLINE
+    while not left.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert own.receive(handle).kind == EXIT
+
+
+def test_many_modules_at_once(own: AgentProcess) -> None:
+    parsed = payloads.parsed("ping", {}, own.interpreter)
+    handles = [own.start_module(parsed) for _ in range(10)]
+    assert {own.finish(handle).rc for handle in reversed(handles)} == {0}
+
+
+def test_the_parent_stays_clean(own: AgentProcess) -> None:
+    # Systems fact 20: no threads, no descriptors, no name service in the parent.
+    own.module(payloads.parsed("setup", {}, own.interpreter))
+    own.module(payloads.parsed("user", {"name": "root"}, own.interpreter))
+    pid = own.facts["pid"]
+    assert len(os.listdir(f"/proc/{pid}/task")) == 1
+    kinds = sorted(os.readlink(f"/proc/{pid}/fd/{fd}").split(":")[0] for fd in os.listdir(f"/proc/{pid}/fd"))
+    assert [kind for kind in kinds if kind not in ("/dev/null", "pipe", "socket")] == []
+    assert len(kinds) <= 9
+    maps = pathlib.Path(f"/proc/{pid}/maps").read_text()
+    assert "libnss" not in maps
