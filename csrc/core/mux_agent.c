@@ -421,8 +421,11 @@ do_hello(struct agent *agent, const struct fl_frame *frame,
         return;
     }
     memcpy(copy, payload, frame->length);
-    /* A new nonce is a new process: it holds no blob any more. */
-    if (agent->hello == NULL || memcmp(agent->nonce, payload + 2, 16) != 0) {
+    /*
+     * A new nonce is a new process: it holds no blob any more. The first one
+     * says nothing of the kind, and blobs may have been sent ahead of it.
+     */
+    if (agent->hello != NULL && memcmp(agent->nonce, payload + 2, 16) != 0) {
         fl_have_clear(agent->have);
     }
     memcpy(agent->nonce, payload + 2, 16);

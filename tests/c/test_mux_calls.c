@@ -513,6 +513,22 @@ TEST(a_new_nonce_means_an_agent_without_blobs)
     tear_down(&s);
 }
 
+/* Blobs follow the mux's HELLO at once, so they may overtake the answer. */
+TEST(the_first_hello_takes_no_blob_away)
+{
+    struct setup s;
+    uint32_t handle;
+
+    set_up(&s, NULL);
+    run_call(&s, 1, "a", 1000);
+    agent_hello(&s.agent, '1');
+    tell_mux(&s.agent, FL_H_PING, 5000, NULL, 0);
+    free(receive_for(s.agent.wire, 5000).payload);
+    handle = exec_blobs(&s.conn, s.agent.id, 2, "a");
+    receive_call(&s, handle, 2);
+    tear_down(&s);
+}
+
 TEST(a_call_parked_over_a_new_nonce_gets_what_is_missing_by_then)
 {
     const struct fl_mux_config small = {.blob_bytes = 1500, .idle_seconds = 9};
