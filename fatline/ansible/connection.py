@@ -265,31 +265,35 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
             )
 
         try:
-            result, agent = self._fl_on_agent(job, command.interpreter, attempt)
+            result, reason = self._fl_on_agent(job, command.interpreter, attempt)
         except Refused as refused:
             return self._fl_command(job, f"the agent refused a warm run: {refused.reason}")
-        self._fl_say(summary.WARM, _warmth(agent, result), cold=not result.warm)
+        self._fl_say(summary.WARM, reason, cold=not result.warm)
         return self._fl_result(job, result.rc, result.stdout, result.stderr)
 
     def _fl_on_agent(
         self, job: _Job, interpreter: str, attempt: Callable[[Client, Agent], runs.RunResult]
-    ) -> tuple[runs.RunResult, Agent]:
-        """Run on the agent of an interpreter; once more where rule 13 allows it.
+    ) -> tuple[runs.RunResult, str]:
+        """Run on the agent of an interpreter, once more where rule 13 allows it; also say what was found.
 
         :raises Refused: nothing ran, and a fresh agent would not help.
         """
+        before = ""
         for last in (False, True):
             client, agent = self._fl_obtain(job, interpreter)
             try:
-                return self._fl_attempt(job, client, agent, attempt), agent
+                result = self._fl_attempt(job, client, agent, attempt)
+                return result, _warmth(agent, result) + before
             except Refused as refused:
                 if last or not refused.stale:
                     raise
+                before = f", the one before was stale: {refused.reason}"
                 with contextlib.suppress(FatlineError):
                     client.retire(agent.context_id)
             except Dead as dead:
                 if last:
                     raise _Fallback(f"no agent takes the call: {dead.reason}") from dead
+                before = f", the one before was gone: {dead.reason}"
         raise AssertionError("the second attempt returns or raises")
 
     def _fl_attempt(

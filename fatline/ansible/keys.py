@@ -60,11 +60,22 @@ def agent_key(connection: bytes, interpreter: str) -> bytes:
 
 
 def control_path(connection: bytes) -> str | None:
-    """Return the path of this connection's ssh master, or None if there is no safe directory for it."""
+    """Return the path of this connection's ssh master, or None if there is no safe directory for it.
+
+    Every build has a mux of its own, and so masters of its own: when a mux ends, the ssh processes of its
+    agents end too, whoever rides them.
+    """
     try:
-        return str(mux.runtime_directory() / f"cp-{connection.hex()[:16]}")
+        directory = mux.runtime_directory()
+        name = hashlib.sha256(connection + _mux_name()).hexdigest()
     except (FatlineError, OSError):
         return None
+    return str(directory / f"cp-{name[:16]}")
+
+
+@functools.cache
+def _mux_name() -> bytes:
+    return os.fsencode(mux.socket_path().name)
 
 
 @functools.cache

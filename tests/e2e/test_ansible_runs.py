@@ -112,7 +112,10 @@ def test_every_result_is_the_one_that_stock_gives(lab: Lab, door: str) -> None:
     assert len(got.records) == len(expected.records)
     by_key = {(record.host, record.task): record for record in got.records}
     if door == "connection":
-        expected.records = [record for record in expected.records if record.task != "kind of connection"]
+        # Behind this door alone the name is the plugin's own, wherever it is told (ansible fact 20).
+        expected.records = [
+            record for record in expected.records if record.task not in ("kind of connection", "delegated")
+        ]
     differences = {
         (record.host, record.task): found
         for record in expected.records
