@@ -564,32 +564,83 @@ fl_mux_new(const struct fl_mux_config *config, struct fl_mux **ret_mux)
 }
 
 /*
- * Systems fact 36: at a fast round trip the wake-ups are what costs. So after
- * an event that came within MUX_SPIN_US the next one is awaited awake for as
- * long, and asleep once one did not come.
+ * Systems fact 36: at a fast round trip the wake-ups are what costs. So once
+ * a reply has come quickly, the mux awaits what comes next awake for
+ * MUX_SPIN_US, as long as requests and replies alternate and nobody else wants
+ * its processor: on a busy machine, or in a stream, to sleep is faster.
  */
+struct spin {
+    bool on;
+    bool requested;       /* the last turn brought a request and no reply */
+    uint64_t quiet_since; /* us */
+    uint64_t banned_until;
+    long switches;
+    uint64_t requests, replies;
+};
+
+/* Whether another process was given this one's processor meanwhile. */
+static bool
+was_preempted(struct spin *spin)
+{
+    const long before = spin->switches;
+
+    spin->switches = fl_os_preemptions();
+    return spin->switches != before;
+}
+
+static void
+note_turn(struct spin *spin, const struct fl_mux *mux, uint64_t waited)
+{
+    const bool requested = mux->requests != spin->requests;
+    const bool replied = mux->replies != spin->replies;
+
+    if (replied && !requested && spin->requested) {
+        spin->on = waited < MUX_QUICK_US;
+    }
+    else if (!requested || replied || spin->requested) {
+        spin->on = false;
+    }
+    spin->requested = requested && !replied;
+    spin->requests = mux->requests;
+    spin->replies = mux->replies;
+}
+
+static void
+after_turn(struct spin *spin, const struct fl_mux *mux, bool idle,
+           uint64_t now)
+{
+    const uint64_t waited = now - spin->quiet_since;
+    const bool was_on = spin->on;
+
+    if (!idle) {
+        note_turn(spin, mux, waited);
+        spin->quiet_since = fl_os_now_us();
+    }
+    else if (waited >= MUX_SPIN_US) {
+        spin->on = false;
+    }
+    if (was_on && (!idle || !spin->on) && was_preempted(spin)) {
+        spin->banned_until = now + MUX_SPIN_BAN_US;
+    }
+    if (now < spin->banned_until) {
+        spin->on = false;
+    }
+}
+
 static int
 serve(struct fl_mux *mux)
 {
-    uint64_t quiet_since = fl_os_now_us();
-    bool spinning = false;
+    struct spin spin = {.quiet_since = fl_os_now_us()};
 
     while (!has_ended(mux)) {
-        const int count = fl_loop_turn(mux->loop, spinning ? 0 : -1);
-        uint64_t waited;
+        const int count = fl_loop_turn(mux->loop, spin.on ? 0 : -1);
+        const uint64_t now = fl_os_now_us();
 
         if (count < 0) {
             return count;
         }
-        waited = fl_os_now_us() - quiet_since;
         settle(mux);
-        if (count > 0) {
-            spinning = waited < MUX_SPIN_US;
-            quiet_since = fl_os_now_us();
-        }
-        else if (waited >= MUX_SPIN_US) {
-            spinning = false;
-        }
+        after_turn(&spin, mux, count == 0, now);
     }
     return 0;
 }

@@ -36,6 +36,12 @@ mux_flush_run(struct fl_mux *mux)
         return;
     }
     mux->run.sink = NULL;
+    if (run.sink->side == FL_SIDE_AGENT) {
+        mux->requests++;
+    }
+    else {
+        mux->replies++;
+    }
     if (!fl_list_empty(&run.sink->dirty)) {
         /* Answers queued before go first; with luck the run needs no copy. */
         fl_stream_flush(run.sink->stream);

@@ -41,8 +41,10 @@
 #define MUX_CALL_RESENDS 4
 
 /* Times, in milliseconds where not said otherwise. */
-#define MUX_SPIN_US 50        /* systems fact 36 */
-#define MUX_HOUSEKEEPING 5000 /* the slow timer */
+#define MUX_SPIN_US 50          /* systems fact 36 */
+#define MUX_QUICK_US 100        /* a reply worth to spin for */
+#define MUX_SPIN_BAN_US 1000000 /* when others want the processor */
+#define MUX_HOUSEKEEPING 5000   /* the slow timer */
 #define MUX_HELLO_DEADLINE 60000
 #define MUX_START_GRACE 10000 /* for the first client */
 #define MUX_DRAIN_GRACE 1000  /* reading on after an ssh has died */
@@ -177,6 +179,7 @@ struct fl_mux {
     uint64_t started, last_client; /* ms */
     unsigned end_step;
     size_t binding_count;
+    uint64_t requests, replies; /* runs written to agents and to clients */
     uint64_t frames_in, frames_out, dropped_frames;
     uint64_t bytes_in, bytes_out, wire_up, wire_down; /* of ended peers */
     char last_error[512];

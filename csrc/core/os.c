@@ -254,6 +254,18 @@ fl_os_pidfd_signal(int pidfd, int signal_number)
 #endif
 }
 
+long
+fl_os_preemptions(void)
+{
+#ifdef RUSAGE_THREAD
+    struct rusage usage;
+
+    return getrusage(RUSAGE_THREAD, &usage) == 0 ? usage.ru_nivcsw : 0;
+#else
+    return 0;
+#endif
+}
+
 uint64_t
 fl_os_now_us(void)
 {

@@ -80,6 +80,13 @@ fl_os_pidfd_open(pid_t pid);
 int
 fl_os_pidfd_signal(int pidfd, int signal_number);
 
+/*
+ * How often the kernel took the processor from this thread while it could
+ * have run on; 0 where it does not say.
+ */
+long
+fl_os_preemptions(void);
+
 /* Monotonic clock in microseconds and in milliseconds. */
 uint64_t
 fl_os_now_us(void);
