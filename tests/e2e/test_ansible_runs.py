@@ -100,7 +100,7 @@ def lab(tmp_path: Path, sshd: PrivateSshd, make_sshd: Any, runtime_dir: Path) ->
     lab.close_masters(runtime_dir)
 
 
-@pytest.mark.parametrize("door", ["callback", "strategy", "free", "host_pinned", "connection"])
+@pytest.mark.parametrize("door", ["callback", "connection"])
 def test_every_result_is_the_one_that_stock_gives(lab: Lab, door: str) -> None:
     """Ansible facts 1, 2, 8, 9, 11, 20: one everyday playbook, once stock and once through each door."""
     expected = lab.playbook(EVERYDAY, door="stock")
@@ -124,9 +124,11 @@ def test_every_result_is_the_one_that_stock_gives(lab: Lab, door: str) -> None:
     assert not differences, f"stock and then Fatline: {differences}"
 
 
-@pytest.mark.parametrize("door", ["callback", "strategy", "free", "host_pinned"])
+@pytest.mark.parametrize("door", ["strategy", "free", "host_pinned"])
 def test_nearly_everything_runs_on_the_agent(lab: Lab, door: str) -> None:
+    """What the results are is held against stock above; all doors lead to the same connection."""
     outcome = lab.playbook(EVERYDAY, door=door)
+    assert outcome.rc == 0, outcome.output
     accelerated, commands, rest = outcome.summary()
     assert accelerated >= commands - 2, rest
 
