@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -195,6 +196,30 @@ TEST(clocks_agree_and_do_not_go_back)
     CHECK(ms >= us / 1000);
     CHECK(ms - us / 1000 < 5000);
     CHECK(fl_os_now_us() >= us);
+}
+
+/* Two who never sleep, on one processor: each must lose it to the other. */
+TEST(losing_the_processor_is_counted)
+{
+    const uint64_t until = fl_os_now_ms() + 20000;
+    const long before = fl_os_preemptions();
+    cpu_set_t one;
+    pid_t pid;
+
+    CPU_ZERO(&one);
+    CHECK(sched_getaffinity(0, sizeof(one), &one) == 0);
+    for (int cpu = 0, kept = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (CPU_ISSET(cpu, &one) && kept++ > 0) {
+            CPU_CLR(cpu, &one);
+        }
+    }
+    CHECK_INT(sched_setaffinity(0, sizeof(one), &one), 0);
+    pid = fork();
+    while (pid == 0 || fl_os_preemptions() == before) {
+        CHECK(fl_os_now_ms() < until);
+    }
+    CHECK_INT(kill(pid, SIGKILL), 0);
+    CHECK_INT(waitpid(pid, NULL, 0), pid);
 }
 
 /* Systems fact 9: secrets at rest in the mux. */
