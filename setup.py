@@ -13,6 +13,7 @@ Environment switches::
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 COLLECTION = "ansible_collections.fatline.core"
@@ -106,6 +108,29 @@ def collection_packages() -> dict[str, str]:
     return packages
 
 
+class BuildPackages(build_py):
+    """Copies the packages, and adds what travels to a target in the form in which it travels."""
+
+    def run(self) -> None:
+        """Build as ever, then strip and compress the agent and the stage."""
+        super().run()
+        spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "bootstrap" / "__init__.py")
+        assert spec is not None and spec.loader is not None
+        bootstrap = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(bootstrap)
+        self.prepared("agent").write_bytes(bootstrap.make_agent())
+        self.prepared("stage").write_bytes(bootstrap.make_stage())
+
+    def prepared(self, name: str) -> Path:
+        """Say where the package looks for one of the two."""
+        return Path(self.build_lib, "fatline", "bootstrap", f"{name}.z")
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """List what is installed, the two files included."""
+        added = [str(self.prepared(name)) for name in ("agent", "stage")]
+        return [*super().get_outputs(include_bytecode), *added]
+
+
 COLLECTION_PACKAGES = collection_packages()
 PLAYBOOK_FILES = ("*.yml", "files/*", "templates/*")
 
@@ -117,4 +142,5 @@ setup(
         **{name: ["*.yml", "*.md"] for name in COLLECTION_PACKAGES},
     },
     ext_modules=[extension()],
+    cmdclass={"build_py": BuildPackages},
 )

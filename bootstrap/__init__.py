@@ -3,18 +3,17 @@
 
 The two files beside this one are never imported here: they are read as text, stripped of comments and
 docstrings with every line kept in its place (so that a traceback from a target names a line of the file in
-the repository) and compressed.
+the repository) and compressed. An installation holds the result, made when it was built, because stripping
+takes longer than all the rest of a boot on this side.
 """
 
 from __future__ import annotations
 
-import ast
 import base64
+import contextlib
 import functools
-import io
 import pathlib
 import shlex
-import tokenize
 import zlib
 from collections.abc import Sequence
 
@@ -34,14 +33,31 @@ _SEARCH = (
 @functools.lru_cache(maxsize=1)
 def agent_source() -> bytes:
     """Return the agent as the stage expects it after READY: one zlib stream."""
-    return zlib.compress(minify((_HERE / "agent.py").read_text("utf-8")).encode("utf-8"), 9)
+    return _prepared("agent") or make_agent()
 
 
 @functools.lru_cache(maxsize=1)
-def stage_source() -> str:
-    """Return the stage's text, stripped."""
+def stage_source() -> bytes:
+    """Return the stage's text, stripped: one zlib stream."""
+    return _prepared("stage") or make_stage()
+
+
+def make_agent() -> bytes:
+    """Strip and compress the agent; the build keeps the result as ``agent.z`` beside it."""
+    return zlib.compress(minify((_HERE / "agent.py").read_text("utf-8")).encode("utf-8"), 9)
+
+
+def make_stage() -> bytes:
+    """Strip and compress the stage; the build keeps the result as ``stage.z`` beside it."""
     lines = minify((_HERE / "stage.py").read_text("utf-8")).split("\n")
-    return "\n".join(line for line in lines if line)
+    return zlib.compress("\n".join(line for line in lines if line).encode("utf-8"), 9)
+
+
+def _prepared(name: str) -> bytes | None:
+    """Return what the build has prepared; None in a checkout."""
+    with contextlib.suppress(FileNotFoundError):
+        return (_HERE / f"{name}.z").read_bytes()
+    return None
 
 
 def launcher(interpreters: Sequence[str], nonce: str, size: int) -> str:
@@ -51,7 +67,7 @@ def launcher(interpreters: Sequence[str], nonce: str, size: int) -> str:
     the caller sends after it (the length of agent_source()). Raises ValueError for a word that some
     shell would not take literally.
     """
-    stage = base64.b64encode(zlib.compress(stage_source().encode("utf-8"), 9)).decode("ascii")
+    stage = base64.b64encode(stage_source()).decode("ascii")
     # Only built-in modules before the empty entry is gone: sys is one, zlib and base64 may be files
     # that a base64.py in the login directory would replace.
     program = (
@@ -73,6 +89,11 @@ def launcher(interpreters: Sequence[str], nonce: str, size: int) -> str:
 
 def minify(source: str) -> str:
     """Strip comments and docstrings from source; each remaining statement keeps its line number."""
+    # Imported here because an installation that boots agents never needs them.
+    import ast
+    import io
+    import tokenize
+
     lines = source.split("\n")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:

@@ -53,6 +53,12 @@ def test_what_travels_is_package_data(installed: dict[str, Path]) -> None:
     assert bootstrap.agent_source()
 
 
+def test_the_agent_was_stripped_when_it_was_built(installed: dict[str, Path]) -> None:
+    """Stripping takes longer than the rest of a boot, so an installation does not do it again."""
+    assert installed["fatline/bootstrap/agent.z"].read_bytes() == bootstrap.make_agent()
+    assert installed["fatline/bootstrap/stage.z"].read_bytes() == bootstrap.make_stage()
+
+
 def test_types_are_installed(installed: dict[str, Path]) -> None:
     assert {"fatline/py.typed", "fatline/_native.pyi"} <= set(installed)
 
