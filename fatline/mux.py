@@ -87,7 +87,7 @@ def _belongs_to_us(directory: str) -> bool:
 
 def socket_path() -> Path:
     """Where this build's mux listens, whether or not it runs."""
-    return runtime_directory() / f"mux-{_identity()}"
+    return runtime_directory() / f"mux-{_identity(os.geteuid())}"
 
 
 @functools.cache
@@ -105,12 +105,13 @@ def _extension_path() -> str:
     return os.path.abspath(path)
 
 
-def _identity() -> str:
-    """Names what may share a mux (systems fact 33)."""
+@functools.cache
+def _identity(uid: int) -> str:
+    """Names what may share a mux (systems fact 33). The same in every fork of this process."""
     parts = (
         _read_text("/proc/sys/kernel/random/boot_id"),
         _pid_namespace(),
-        str(os.geteuid()),
+        str(uid),
         str(_native.PROTOCOL_VERSION),
         _build_id(),
     )
