@@ -2175,6 +2175,8 @@ class HostLoop(object):
 
     def call(self, frame):
         self.current = frame
+        # What one function may not have, the next may.
+        self.absent.clear()
         try:
             self.send(RESULT, self.run(unpack(frame.payload[2:])), LAST)
         except:  # noqa: E722 - SystemExit of a function is the function's result too

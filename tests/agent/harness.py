@@ -265,6 +265,8 @@ class AgentProcess:
                     self.send(CREDIT, struct.pack(">I", len(frame.payload) - 1), stream=handle)
             elif frame.kind == STARTED:
                 started = True
+            elif frame.kind == GRANT:
+                continue  # for input that has been sent to its end
             elif frame.kind == EXIT:
                 assert frame.flags & LAST
                 stdout, stderr = (b"".join(output[kind]) for kind in (STDOUT, STDERR))

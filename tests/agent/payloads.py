@@ -10,6 +10,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import zlib
 from types import ModuleType
 from typing import Any
 
@@ -94,3 +95,13 @@ def parsed(module: str, args: dict[str, Any], interpreter: str, extra: str = "",
     found = payload.parse(make(module, args, interpreter, extra, **options), warmable)
     assert found is not None, "the installed ansible-core's wrapper is not known"
     return found
+
+
+def inflated(data: bytes) -> bytes:
+    """Undo a zip entry's compression."""
+    return zlib.decompress(data, -15)
+
+
+def crc32(data: bytes) -> int:
+    """Checksum as zip has it."""
+    return zlib.crc32(data)
