@@ -208,7 +208,7 @@ TEST(losing_the_processor_is_counted)
 
     CPU_ZERO(&one);
     CHECK(sched_getaffinity(0, sizeof(one), &one) == 0);
-    for (int cpu = 0, kept = 0; cpu < CPU_SETSIZE; cpu++) {
+    for (size_t cpu = 0, kept = 0; cpu < CPU_SETSIZE; cpu++) {
         if (CPU_ISSET(cpu, &one) && kept++ > 0) {
             CPU_CLR(cpu, &one);
         }
