@@ -26,7 +26,8 @@ LAUNCHER_ALPHABET = frozenset(
 )
 
 _SEARCH = (
-    'for p in "$@"; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$0" "$p"; done; echo NOPY >&2; exit 127'
+    'for p in "$@"; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$0" "$p"; done; '
+    "echo NOPY >&2; exit 127"
 )
 
 
@@ -83,7 +84,9 @@ def launcher(interpreters: Sequence[str], nonce: str, size: int) -> str:
         raise ValueError("the launcher needs interpreters, and no single quote of its own")
     odd = set(line) - LAUNCHER_ALPHABET
     if odd or any(name.count("'") for name in interpreters):
-        raise ValueError(f"an interpreter's name has characters that not every login shell takes: {sorted(odd)}")
+        raise ValueError(
+            f"an interpreter's name has characters that not every login shell takes: {sorted(odd)}"
+        )
     return line
 
 
@@ -100,7 +103,10 @@ def minify(source: str) -> str:
             row, column = token.start
             lines[row - 1] = lines[row - 1][:column].rstrip()
     for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) or ast.get_docstring(node) is None:
+        if (
+            not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            or ast.get_docstring(node) is None
+        ):
             continue
         text = node.body[0]
         assert text.end_lineno is not None

@@ -226,13 +226,8 @@ def _parse_old(in_data: bytes, warmable: Warmable) -> Payload:
 
 def _parse_new(in_data: bytes, warmable: Warmable) -> Payload:
     """From 2.19 on: the values are the arguments of one call at the end."""
-    keys = [key for key in _NEW_KEYS if key != b"secrets" or b"\nsecrets=frozenset(" in in_data]
-    places = [
-        (b"", b"\n"),
-        (_CALL + keys[0] + b"=", b",\n"),
-        *((b",\n" + key + b"=", b",\n") for key in keys[1:]),
-    ]
-    digest, values = _cut(in_data, places)
+    keys = _new_keys(in_data)
+    digest, values = _cut(in_data, new_places(in_data))
     wrapper = _wrapper(digest)
     _require(values[0].startswith(b"#!"))
     value = dict(zip(keys, values[1:], strict=True))
@@ -242,6 +237,16 @@ def _parse_new(in_data: bytes, warmable: Warmable) -> Payload:
         _string(value[b"params"]), _date(_NEW_DATE, value[b"date_time"]), int(value[b"rlimit_nofile"]),
         _secrets(value.get(b"secrets", b"frozenset()")), value[b"zip_data"][1:-1], warmable,
     )  # fmt: skip
+
+
+def _new_keys(in_data: bytes) -> list[bytes]:
+    return [key for key in _NEW_KEYS if key != b"secrets" or b"\nsecrets=frozenset(" in in_data]
+
+
+def new_places(in_data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return where the values of a payload of 2.19 or later stand, as _cut() wants it."""
+    first, *others = _new_keys(in_data)
+    return [(b"", b"\n"), (_CALL + first + b"=", b",\n"), *((b",\n" + key + b"=", b",\n") for key in others)]
 
 
 def _payload(

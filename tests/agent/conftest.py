@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-import harness  # noqa: E402
+import harness
 
 
 @pytest.fixture(params=harness.interpreters(), ids=lambda path: "/".join(path.split("/")[-3:]))

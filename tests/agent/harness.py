@@ -62,8 +62,11 @@ def interpreters() -> list[str]:
         if candidate:
             version = subprocess.run(
                 [candidate, "-c", "import sys; print('.'.join(map(str, sys.version_info[:2])))"],
-                capture_output=True, text=True, check=False, timeout=DEADLINE,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=DEADLINE,
+            )
             if version.returncode == 0:
                 found.setdefault(version.stdout.strip(), candidate)
     return [found[key] for key in sorted(found, key=lambda text: [int(part) for part in text.split(".")])]
@@ -107,8 +110,13 @@ class Outcome:
 class AgentProcess:
     """An agent in a process of its own; the test is its mux and its client."""
 
-    def __init__(self, interpreter: str = sys.executable, shell: str = "/bin/sh", env: dict[str, str] | None = None,
-                 cwd: str | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        interpreter: str = sys.executable,
+        shell: str = "/bin/sh",
+        env: dict[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> None:
         near, far = socket.socketpair()
         self.interpreter = interpreter
         self.source = bootstrap.agent_source()
@@ -188,8 +196,16 @@ class AgentProcess:
             raise EOFError(self.process.stderr.read().decode())
         self.buffer += data
 
-    def send(self, handle: int, payload: bytes = b"", *, reply_to: int = 0, stream: int = 0, flags: int = 0,
-             src: int = CLIENT_ID) -> None:  # fmt: skip
+    def send(
+        self,
+        handle: int,
+        payload: bytes = b"",
+        *,
+        reply_to: int = 0,
+        stream: int = 0,
+        flags: int = 0,
+        src: int = CLIENT_ID,
+    ) -> None:
         """Write one frame to the agent."""
         self.wire.sendall(
             HEADER.pack(0xFA71, 1, flags, AGENT_ID, src, 0, handle, reply_to, stream, len(payload)) + payload

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write one AnsiballZ payload to stdout: module (name or path), interpreter, module_utils; args as JSON on stdin."""
+"""Write one AnsiballZ payload to stdout.
+
+Arguments: module (name or path), interpreter, directory of module_utils, options as JSON; the module's own
+arguments as JSON on stdin.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ more = json.loads(options)
 if "secrets" in more:
     args = args.replace("@secret@", more["secrets"][0])
 
-from ansible.executor import module_common  # noqa: E402
-from ansible.parsing.dataloader import DataLoader  # noqa: E402
-from ansible.plugins import loader  # noqa: E402
-from ansible.template import Templar  # noqa: E402
+from ansible.executor import module_common
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins import loader
+from ansible.template import Templar
 
 if hasattr(loader, "init_plugin_loader"):
     loader.init_plugin_loader()

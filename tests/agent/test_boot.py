@@ -174,9 +174,7 @@ def newer_than_24(tree: ast.AST) -> list[str]:
             what = "class decorator or keyword (2.6)"
         elif isinstance(node, ast.arguments) and (node.kwonlyargs or node.posonlyargs):
             what = "keyword-only argument (3.0)"
-        elif isinstance(node, ast.FunctionDef) and node.returns:
-            what = "annotation (3.0)"
-        elif isinstance(node, ast.arg) and node.annotation:
+        elif (isinstance(node, ast.FunctionDef) and node.returns) or (isinstance(node, ast.arg) and node.annotation):
             what = "annotation (3.0)"
         elif isinstance(node, ast.ImportFrom) and node.level:
             what = "relative import (2.5)"
@@ -207,7 +205,16 @@ def test_language_is_the_24_subset(name: str) -> None:
 
 def test_the_subset_check_can_fail() -> None:
     for sample in (
-        "with a: pass", "x = 1 if y else 2", "b''", "try:\n a\nexcept E:\n b\nfinally:\n c", "f'{x}'", "''.format()",
-        "try:\n a\nexcept E as e:\n b", "x = {1, 2}", "any(x)", "def f(*, a): pass", "from . import x",
-    ):  # fmt: skip
+        "with a: pass",
+        "x = 1 if y else 2",
+        "b''",
+        "try:\n a\nexcept E:\n b\nfinally:\n c",
+        "f'{x}'",
+        "''.format()",
+        "try:\n a\nexcept E as e:\n b",
+        "x = {1, 2}",
+        "any(x)",
+        "def f(*, a): pass",
+        "from . import x",
+    ):
         assert newer_than_24(ast.parse(sample)), sample

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The agent's framer, MessagePack codec and protocol numbers, taken out of the file and held to the contract."""
+"""The agent's framer, MessagePack codec and protocol numbers, held to the contract."""
 
 from __future__ import annotations
 
@@ -28,11 +28,17 @@ def outcome(pieces: list[bytes]) -> Any:
         return error.args[0]
     return [
         {
-            "flags": frame.flags, "dst_id": frame.dst, "src_id": frame.src, "auth_id": frame.auth,
-            "handle": frame.handle, "reply_to": frame.reply_to, "stream": frame.stream, "payload": frame.payload.hex(),
+            "flags": frame.flags,
+            "dst_id": frame.dst,
+            "src_id": frame.src,
+            "auth_id": frame.auth,
+            "handle": frame.handle,
+            "reply_to": frame.reply_to,
+            "stream": frame.stream,
+            "payload": frame.payload.hex(),
         }
         for frame in frames
-    ]  # fmt: skip
+    ]
 
 
 def expected(vector: dict[str, Any]) -> Any:
@@ -74,11 +80,53 @@ def test_numbers_are_those_of_the_protocol() -> None:
 
 
 SAMPLES = [
-    None, True, False, 0, 1, 127, 128, 255, 256, 65535, 65536, 2**31 - 1, 2**31, 2**32, 2**63, 2**64 - 1,
-    -1, -32, -33, -128, -129, -32769, -(2**31), -(2**31) - 1, -(2**63), 0.0, -1.5, math.inf,
-    "", "x" * 31, "x" * 32, "x" * 255, "x" * 256, "x" * 65536, "é€😀", b"", b"x" * 255, b"x" * 256, b"x" * 65536,
-    [], list(range(15)), list(range(16)), list(range(65536)), {}, {str(n): n for n in range(16)}, {b"k": [None, {"a": b"\xff"}]},
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    127,
+    128,
+    255,
+    256,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**63,
+    2**64 - 1,
+    -1,
+    -32,
+    -33,
+    -128,
+    -129,
+    -32769,
+    -(2**31),
+    -(2**31) - 1,
+    -(2**63),
+    0.0,
+    -1.5,
+    math.inf,
+    "",
+    "x" * 31,
+    "x" * 32,
+    "x" * 255,
+    "x" * 256,
+    "x" * 65536,
+    "é€😀",
+    b"",
+    b"x" * 255,
+    b"x" * 256,
+    b"x" * 65536,
+    [],
+    list(range(15)),
+    list(range(16)),
+    list(range(65536)),
+    {},
+    {str(n): n for n in range(16)},
+    {b"k": [None, {"a": b"\xff"}]},
+]
 
 
 @pytest.mark.parametrize("value", SAMPLES, ids=lambda value: repr(value)[:20])
@@ -95,9 +143,19 @@ def test_msgpack_both_ways(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\xc1", b"\xd4\x00\x00", b"\xc7\x00\x00", b"\xdd\xff\xff\xff\xff", b"\xdf\x80\x00\x00\x00", b"\x81\x90\x00",
-             b"\x91" * 65 + b"\x00", b"\xa1\xff", b"\xdb\xff\xff\xff\xffab"],
-)  # fmt: skip
+    "data",
+    [
+        b"\xc1",
+        b"\xd4\x00\x00",
+        b"\xc7\x00\x00",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\x80\x00\x00\x00",
+        b"\x81\x90\x00",
+        b"\x91" * 65 + b"\x00",
+        b"\xa1\xff",
+        b"\xdb\xff\xff\xff\xffab",
+    ],
+)
 def test_msgpack_refuses(data: bytes) -> None:
     # Systems fact 29: depth 64, sizes bounded by the data, no extension types.
     with pytest.raises(ValueError):

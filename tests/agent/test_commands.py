@@ -46,9 +46,13 @@ def test_death_by_signal_is_128_plus_n(agent: AgentProcess) -> None:
 
 def test_argv_environment_and_directory(agent: AgentProcess, tmp_path: pathlib.Path) -> None:
     handle = agent.start(
-        {"mode": "command", "argv": [b"sh", b"-c", b'echo "$0|$FOO"; pwd', b"a  b"], "env": {b"FOO": b"\xff x"},
-         "cwd": os.fsencode(tmp_path)}
-    )  # fmt: skip
+        {
+            "mode": "command",
+            "argv": [b"sh", b"-c", b'echo "$0|$FOO"; pwd', b"a  b"],
+            "env": {b"FOO": b"\xff x"},
+            "cwd": os.fsencode(tmp_path),
+        }
+    )
     assert agent.finish(handle).stdout == b"a  b|\xff x\n" + os.fsencode(tmp_path) + b"\n"
 
 
@@ -236,10 +240,17 @@ def test_control_overtakes_bulk(agent: AgentProcess) -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"\x00\x00", b"\x00\x00\xc1", b"\x00\x00\x90", b"\x00\x01" + bytes(31), b"\x00\x00\x81\xa4mode",
-     b"\x00\x00" + b"\x91" * 70 + b"\xc0"],
+    [
+        b"",
+        b"\x00\x00",
+        b"\x00\x00\xc1",
+        b"\x00\x00\x90",
+        b"\x00\x01" + bytes(31),
+        b"\x00\x00\x81\xa4mode",
+        b"\x00\x00" + b"\x91" * 70 + b"\xc0",
+    ],
     ids=["nothing", "no body", "reserved type", "a list", "names cut", "map cut", "too deep"],
-)  # fmt: skip
+)
 def test_malformed_exec_is_refused(own_agent: AgentProcess, payload: bytes) -> None:
     own_agent.send(EXEC, payload, reply_to=1000, stream=5)
     frame = own_agent.receive(1000)

@@ -66,7 +66,9 @@ def refusal_of(agent: AgentProcess, handle: int) -> int:
     return code
 
 
-def test_a_package_just_installed_is_seen(agent: AgentProcess, venv: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_package_just_installed_is_seen(
+    agent: AgentProcess, venv: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
     # DESIGN rule 10, ansible fact 7.
     parsed = payloads.parsed(importing(tmp_path, "fl_lib_one"), {}, agent.interpreter)
     assert json.loads(agent.module(parsed).stdout)["found"] is False

@@ -15,22 +15,28 @@ import pytest
 from harness import CALL_FUNCTION, CANCEL, ERROR, LOAD_MODULE, LOG, RESULT, STARTED, WANT_MODULE, AgentProcess
 
 MODULES: dict[str, tuple[bool, str]] = {
-    "fl_demo": (True, "from fl_demo import state\nimport fl_demo.sub\ndef add(a, b=0): return a + b\n"
-                      "def name(): return fl_demo.sub.NAME\n"
-                      "def count():\n state.COUNT += 1\n return state.COUNT\n"),
+    "fl_demo": (
+        True,
+        "from fl_demo import state\nimport fl_demo.sub\ndef add(a, b=0): return a + b\n"
+        "def name(): return fl_demo.sub.NAME\n"
+        "def count():\n state.COUNT += 1\n return state.COUNT\n",
+    ),
     "fl_demo.sub": (False, "NAME = __name__\n"),
     "fl_demo.state": (False, "COUNT = 0\n"),
-    "fl_trouble": (False, "import logging, os, sys\n"
-                          "def fail():\n    raise KeyError('not here')\n"
-                          "def missing():\n    return open('/nonexistent')\n"
-                          "def leave(): sys.exit(3)\n"
-                          "def die(): os._exit(3)\n"
-                          "def strange(): return object()\n"
-                          "def speak():\n    logging.getLogger('a.b').warning('hear %s', 'me')\n    print('lost')\n"
-                          "def absent():\n    import fl_not_there\n"
-                          "def gate(path):\n    with open(path) as f: return f.read()\n"
-                          "def large(n): return 'x' * n\n"),
-}  # fmt: skip
+    "fl_trouble": (
+        False,
+        "import logging, os, sys\n"
+        "def fail():\n    raise KeyError('not here')\n"
+        "def missing():\n    return open('/nonexistent')\n"
+        "def leave(): sys.exit(3)\n"
+        "def die(): os._exit(3)\n"
+        "def strange(): return object()\n"
+        "def speak():\n    logging.getLogger('a.b').warning('hear %s', 'me')\n    print('lost')\n"
+        "def absent():\n    import fl_not_there\n"
+        "def gate(path):\n    with open(path) as f: return f.read()\n"
+        "def large(n): return 'x' * n\n",
+    ),
+}
 
 
 def call(

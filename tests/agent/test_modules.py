@@ -59,9 +59,14 @@ def plain(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a payload as stock does with pipelining: the interpreter reads it from stdin, in a new session."""
     return subprocess.run(
-        [interpreter], input=text, capture_output=True, check=False, env=env, start_new_session=True,
+        [interpreter],
+        input=text,
+        capture_output=True,
+        check=False,
+        env=env,
+        start_new_session=True,
         timeout=harness.DEADLINE,
-    )  # fmt: skip
+    )
 
 
 def normal(text: bytes | str) -> Any:
@@ -127,9 +132,12 @@ def test_a_warm_run_is_like_a_plain_run(agent: AgentProcess, target: str) -> Non
 def test_results_of_real_modules(own: AgentProcess, tmp_path: pathlib.Path, module: str) -> None:
     path = tmp_path / "file"
     arguments: dict[str, dict[str, Any]] = {
-        "ping": {}, "command": {"_raw_params": "echo hello", "_uses_shell": True}, "stat": {"path": "/etc/passwd"},
-        "lineinfile": {"path": str(path), "line": "x", "create": True}, "setup": {"gather_subset": ["!all", "min"]},
-    }  # fmt: skip
+        "ping": {},
+        "command": {"_raw_params": "echo hello", "_uses_shell": True},
+        "stat": {"path": "/etc/passwd"},
+        "lineinfile": {"path": str(path), "line": "x", "create": True},
+        "setup": {"gather_subset": ["!all", "min"]},
+    }
     text = payloads.make(module, arguments[module], own.interpreter)
     stock = plain(own.interpreter, text)
     path.unlink(missing_ok=True)
@@ -202,7 +210,11 @@ def test_ends_as_python_ends(own: AgentProcess, tmp_path: pathlib.Path, ending: 
     assert left == (trace.read_text() if trace.exists() else "")
     if stock.returncode < 0:
         words = b"Killed\n" if stock.returncode == -9 else b""
-        assert (warm.rc, warm.stdout, warm.stderr) == (128 - stock.returncode, stock.stdout, stock.stderr + words)
+        assert (warm.rc, warm.stdout, warm.stderr) == (
+            128 - stock.returncode,
+            stock.stdout,
+            stock.stderr + words,
+        )
     else:
         assert (warm.rc, *(comparable(text) for text in (warm.stdout, warm.stderr))) == (
             stock.returncode,
@@ -309,8 +321,12 @@ def test_large_parameters_arrive_in_pieces(own: AgentProcess, tmp_path: pathlib.
         granted = struct.unpack(">I", own.receive(handle).payload[1:])[0]
         piece, rest = rest[:granted], rest[granted:]
         for at in range(0, len(piece), 131072):
-            own.send(harness.DATA, piece[at : at + 131072], stream=handle,
-                     flags=0 if rest or at + 131072 < len(piece) else harness.LAST)  # fmt: skip
+            own.send(
+                harness.DATA,
+                piece[at : at + 131072],
+                stream=handle,
+                flags=0 if rest or at + 131072 < len(piece) else harness.LAST,
+            )
     assert own.finish(handle).rc == 0 and path.stat().st_size == 700001
 
 
@@ -426,8 +442,12 @@ def test_respawn_works(own: AgentProcess, tmp_path: pathlib.Path) -> None:
     )
     # In a respawned module _modlib_path is not set by 2.14, so only ask for the first there.
     if payloads.payload.parse(payloads.make(module, {}, own.interpreter), payloads.warmable).family == 214:
-        module = write_module(tmp_path / "fl_respawn.py", "import sys\nfrom ansible.module_utils.common.respawn import *\n"
-                              "if not has_respawned():\n    respawn_module(sys.executable)", "[has_respawned(), '.zip']")  # fmt: skip
+        module = write_module(
+            tmp_path / "fl_respawn.py",
+            "import sys\nfrom ansible.module_utils.common.respawn import *\n"
+            "if not has_respawned():\n    respawn_module(sys.executable)",
+            "[has_respawned(), '.zip']",
+        )
         payloads._make.cache_clear()
     for _ in range(2):
         assert value_of(own, module) == [True, ".zip"]
