@@ -12,16 +12,16 @@ import json
 import os
 import sys
 
+from ansible.executor import module_common
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins import loader
+from ansible.template import Templar
+
 module, interpreter, extra, options = sys.argv[1:5]
 args = sys.stdin.read()
 more = json.loads(options)
 if "secrets" in more:
     args = args.replace("@secret@", more["secrets"][0])
-
-from ansible.executor import module_common
-from ansible.parsing.dataloader import DataLoader
-from ansible.plugins import loader
-from ansible.template import Templar
 
 if hasattr(loader, "init_plugin_loader"):
     loader.init_plugin_loader()

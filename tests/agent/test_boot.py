@@ -129,8 +129,8 @@ def test_boot_size(capsys: pytest.CaptureFixture[str]) -> None:
     launcher = len(harness.bootstrap.launcher(["python3"], "0" * 16, sent))
     with capsys.disabled():
         print(
-            f"\nagent: {len(text)} bytes of text, {len(small)} minified, {sent} on the wire (budget {SIZE_BUDGET}), "
-            f"compiled in {milliseconds:.1f} ms; launcher {launcher} bytes"
+            f"\nagent: {len(text)} bytes of text, {len(small)} minified, {sent} on the wire "
+            f"(budget {SIZE_BUDGET}), compiled in {milliseconds:.1f} ms; launcher {launcher} bytes"
         )
     assert sent < SIZE_BUDGET
     assert small.count("\n") == text.count("\n"), "a traceback must name the repository's lines"
@@ -174,7 +174,7 @@ def newer_than_24(tree: ast.AST) -> list[str]:
             what = "class decorator or keyword (2.6)"
         elif isinstance(node, ast.arguments) and (node.kwonlyargs or node.posonlyargs):
             what = "keyword-only argument (3.0)"
-        elif (isinstance(node, ast.FunctionDef) and node.returns) or (isinstance(node, ast.arg) and node.annotation):
+        elif getattr(node, "returns", None) or getattr(node, "annotation", None):
             what = "annotation (3.0)"
         elif isinstance(node, ast.ImportFrom) and node.level:
             what = "relative import (2.5)"

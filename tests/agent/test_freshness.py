@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A warm run sees what stock would see: the parent starts itself anew, or refuses, when things changed on disk."""
+"""A warm run sees what stock would: the parent starts anew, or refuses, when things changed on disk."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def forget_profile(result: Any) -> None:
 
 
 def test_a_warm_run_is_like_a_plain_run(agent: AgentProcess, target: str) -> None:
-    # Ansible facts 4, 5, 6 and 8; systems facts 18, 19 and 20: from inside the module nothing tells them apart.
+    # Ansible facts 4, 5, 6 and 8; systems facts 18, 19 and 20: a module cannot tell which one it is in.
     arguments = {"secret": "hush"}
     text = payloads.make(PROBE, arguments, target)
     parsed = payloads.parsed(PROBE, arguments, target)
@@ -152,7 +152,7 @@ def test_results_of_real_modules(own: AgentProcess, tmp_path: pathlib.Path, modu
 
 
 def test_zip_is_rebuilt_byte_for_byte(own: AgentProcess, tmp_path: pathlib.Path) -> None:
-    # Ansible fact 4: the agent rebuilds the zip. The module compares it with what the wrapper would have written.
+    # Ansible fact 4: the agent rebuilds the zip, here compared with what the wrapper wrote.
     module = tmp_path / "fl_copyzip.py"
     module.write_text(
         "#!/usr/bin/python\nimport shutil\nfrom ansible.module_utils.basic import AnsibleModule\n"
@@ -189,7 +189,7 @@ def test_zip_is_rebuilt_byte_for_byte(own: AgentProcess, tmp_path: pathlib.Path)
         "threading.Timer(0.2, lambda: print('late')).start(); sys.exit(4)",
         "os.close(1); print('x' * 10); sys.exit(0)",
         "atexit.register(lambda: 1 / 0); sys.exit(2)",
-        "sys.excepthook = lambda *error: sys.stderr.write('hook ' + error[0].__name__); raise KeyboardInterrupt",
+        "sys.excepthook = lambda kind, *_: sys.stderr.write(kind.__name__); raise KeyboardInterrupt",
     ],
 )
 def test_ends_as_python_ends(own: AgentProcess, tmp_path: pathlib.Path, ending: str) -> None:
@@ -367,10 +367,11 @@ def test_an_import_absent_from_the_zip_fails(bare: AgentProcess, tmp_path: pathl
 def test_an_ansible_installed_on_the_target_is_found_as_in_stock(
     own: AgentProcess, tmp_path: pathlib.Path
 ) -> None:
-    # The zip's packages extend their path over sys.path (pkgutil.extend_path), so what is absent may be elsewhere.
+    # The zip's packages extend their path over sys.path, so what is absent may be elsewhere.
     module = write_module(
         tmp_path / "fl_else.py",
-        "import importlib\ntry:\n    place = importlib.import_module('ansible.module_utils.' + 'urls').__file__\n"
+        "import importlib\ntry:\n"
+        "    place = importlib.import_module('ansible.module_utils.' + 'urls').__file__\n"
         "except ImportError:\n    place = None",
         "place",
     )
@@ -424,7 +425,8 @@ def test_warm_names_of_core_that_changed_are_not_kept(own: AgentProcess, tmp_pat
 def test_no_state_survives_a_run(own: AgentProcess, tmp_path: pathlib.Path) -> None:
     module = write_module(
         tmp_path / "fl_state.py",
-        "import os, sys\nfrom ansible.module_utils import basic\nfound = getattr(basic, 'FL_LEFT', None), os.environ.get('FL_LEFT')\n"
+        "import os, sys\nfrom ansible.module_utils import basic\n"
+        "found = getattr(basic, 'FL_LEFT', None), os.environ.get('FL_LEFT')\n"
         "basic.FL_LEFT = os.environ['FL_LEFT'] = 'here'",
         "found",
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Taking AnsiballZ payloads apart: genuine ones of the installed ansible-core, and every small change to one.
 
-A new release of ansible-core with another wrapper fails test_the_installed_core_is_known. To add it: read the
-wrapper (it is the head of the payload that tests/agent/make_payload.py writes), see that the agent does exactly
-what it does, and put the digest that the failure names into fatline.ansible.payload.WRAPPERS.
+A new release of ansible-core with another wrapper fails test_the_installed_core_is_known. To add it: read
+the wrapper (it is the head of the payload that tests/agent/make_payload.py writes), see that the agent does
+exactly what it does, and put the digest that the failure names into fatline.ansible.payload.WRAPPERS.
 """
 
 from __future__ import annotations
