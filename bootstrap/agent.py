@@ -812,7 +812,22 @@ class PtyPlumbing(object):
         return stdin, {self.master: STDOUT}, True
 
 
-def command_child(body):
+def locale_is_coerced():
+    """Whether this Python has put LC_CTYPE into its own environment (PEP 538); a login shell would not have it."""
+    if 'LC_CTYPE' not in os.environ:
+        return False
+    try:
+        fd = os.open('/proc/self/environ', os.O_RDONLY)
+    except OSError:
+        return False
+    pieces = [latin('\0')]
+    while pieces[-1]:
+        pieces.append(os.read(fd, CHUNK_MAX))
+    os.close(fd)
+    return latin('\0LC_CTYPE=') not in EMPTY.join(pieces)
+
+
+def command_child(agent, body):
     """Function that turns the child into the command: through the login shell, or argv as it is."""
     argv = body.get('argv')
     if argv is None:
@@ -827,6 +842,7 @@ def command_child(body):
         for number in (signal.SIGPIPE, getattr(signal, 'SIGXFSZ', signal.SIGPIPE)):
             # Python ignores these two; a program must not inherit that.
             signal.signal(number, signal.SIG_DFL)
+        agent.uncoerce()
         add_environment(body.get('env'))
         try:
             if body.get('cwd'):
@@ -2411,6 +2427,7 @@ def restart(agent, state):
     kept = wire + (reader,)
     for fd in kept:
         fcntl.fcntl(fd, fcntl.F_SETFD, 0)
+    agent.uncoerce()
     try:
         os.execv(sys.executable, [agent.interpreter, '-c', program, agent.interpreter])
     finally:
@@ -2458,6 +2475,7 @@ class Agent(object):
         self.manifests = {}
         self.warm = Warm(self.blobs)
         self.freshness = Freshness()
+        self.coerced = locale_is_coerced()
         self.host = FunctionHost(self)
         self.handlers = {HELLO: self.on_hello, PING: self.on_ping, EXEC: self.on_exec, CANCEL: self.on_cancel,
                          DATA: self.on_data, CREDIT: self.on_credit, SHUTDOWN: self.on_shutdown,
@@ -2488,6 +2506,10 @@ class Agent(object):
             os.close(fd)
         for number in self.dispositions:
             signal.signal(number, self.dispositions[number])
+
+    def uncoerce(self):
+        if self.coerced:
+            os.environ.pop('LC_CTYPE', None)
 
     # The wire
 
@@ -2606,7 +2628,7 @@ class Agent(object):
             Waiting(self, reply, body).try_start()
         elif body.get('mode') == 'command':
             check_command(body)
-            start_run(self, reply, body, command_child(body), None)
+            start_run(self, reply, body, command_child(self, body), None)
         else:
             raise Refusal(UNSUPPORTED, 'mode %r is not known here' % body.get('mode'))
 

@@ -56,6 +56,15 @@ def test_argv_environment_and_directory(agent: AgentProcess, tmp_path: pathlib.P
     assert agent.finish(handle).stdout == b"a  b|\xff x\n" + os.fsencode(tmp_path) + b"\n"
 
 
+def test_environment_is_that_of_the_login(interpreter: str) -> None:
+    # Python 3.7 and later put LC_CTYPE into their own environment in the C locale (PEP 538).
+    env = {"PATH": os.defpath, "SHELL": "/bin/sh", "ONE": "1"}
+    with AgentProcess(interpreter, env=env) as agent:
+        lines = agent.command(b"env").stdout.splitlines()
+        names = {line.partition(b"=")[0] for line in lines} - {b"PWD", b"OLDPWD", b"_", b"SHLVL"}
+        assert names == {b"PATH", b"SHELL", b"ONE"}
+
+
 def test_missing_program_is_127(agent: AgentProcess) -> None:
     done = agent.finish(agent.start({"mode": "command", "argv": [b"/nonexistent/program"]}))
     assert (done.rc, done.stdout) == (127, b"")
