@@ -80,8 +80,9 @@ fuzz: build/fuzz/build.ninja ## fuzz targets, SECONDS in all; needs clang
 	@$(MESON) compile -C build/fuzz >build/fuzz.log || { cat build/fuzz.log; exit 1; }
 	@$(SECTION) "fuzz" .ci/fuzz build/fuzz $(SECONDS)
 
+# Not from the checkout: there, a test's "python -c 'import fatline'" would find a package without extension.
 py-test: $(STAMPS)/tools ## Python unit, agent and end-to-end tests
-	@$(SECTION) "Python tests" $(BIN)/pytest -q $(TESTS)
+	@cd $(VENV) && ../$(SECTION) "Python tests" bin/pytest -q -c ../pyproject.toml --rootdir .. $(abspath $(TESTS))
 
 bench: $(STAMPS)/bench ## fatline bench with the options in BENCH
 	@$(BIN)/fatline bench $(BENCH)

