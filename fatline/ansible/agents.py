@@ -35,6 +35,8 @@ class Place:
     """Seconds that it stays when nobody is attached."""
     control_path: str | None = None
     """The socket of the ssh master that the connection shares, if it is Fatline's own."""
+    transient: bool = False
+    """Whether it must not outlive the run: the user wants no persistent connections."""
 
 
 Start = Callable[[Client, Place], int]

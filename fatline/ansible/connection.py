@@ -388,7 +388,14 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         """Say which agent an interpreter on this connection needs."""
         persist = sshargs.persist_seconds(plan.options)
         key = keys.agent_key(plan.key, interpreter)
-        return Place(key, plan.key, self.host, persist or _TRANSIENT_PERSIST, _control_path(plan))
+        return Place(
+            key,
+            plan.key,
+            self.host,
+            persist or _TRANSIENT_PERSIST,
+            control_path=_control_path(plan),
+            transient=not persist,
+        )
 
     def fl_plan(self) -> SshPlan:
         """Return core's ssh command line for this connection, without a command."""
@@ -414,7 +421,7 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
                     raise
                 unknown.add(option)
                 continue
-            run.current().booted(context_id, transient=place.persist == _TRANSIENT_PERSIST)
+            run.current().booted(context_id, transient=place.transient)
             return context_id
 
     def _fl_spawn(

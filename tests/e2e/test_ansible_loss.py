@@ -145,6 +145,13 @@ def test_a_warm_connection_outlives_the_run(lab: Lab, client: Client) -> None:
     assert len(agents(client)) == 2
 
 
+def test_a_connection_that_persists_fifteen_seconds_outlives_the_run(lab: Lab) -> None:
+    """Fifteen seconds is what an agent gets where the user wants none, and that one ends with the run."""
+    arguments = "-o ControlMaster=auto -o ControlPersist=15s"
+    assert "2 agents booted" in lab.playbook(SHORT, ANSIBLE_SSH_ARGS=arguments).summary()[2]
+    assert "booted" not in lab.playbook(SHORT, ANSIBLE_SSH_ARGS=arguments).summary()[2]
+
+
 @pytest.mark.parametrize("door", ["callback", "strategy"])
 def test_without_control_persist_agents_end_with_the_run(lab: Lab, client: Client, door: str) -> None:
     """The user wants no persistent connections."""
