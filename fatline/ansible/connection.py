@@ -137,7 +137,12 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         if executable not in argv:
             return None
         plan = SshPlan(argv, argv.index(executable), len(argv) - added)
-        plan.key = self._fl_connection_key(plan.options)
+        try:
+            plan.key = self._fl_connection_key(plan.options)
+        except (FatlineError, OSError) as error:
+            # Core calls this on its way to ssh: what is raised here would fail the task.
+            plan.trouble = str(error)
+            return plan
         plan.own_control_path = self._fl_use_control_path(argv[: plan.options_end], plan.key, argv)
         return plan
 
@@ -243,7 +248,7 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
             user_tty=sshargs.forces_tty(plan.options),
             become=job.sudoable and self.become is not None,
             extra_ssh_arguments=not plan.is_command,
-            given_up=run.current().given_up(plan.key),
+            given_up=plan.trouble or run.current().given_up(plan.key),
             in_data=bool(job.in_data),
             wants_tty=plan.wants_tty,
         )
@@ -342,6 +347,8 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
         return self._fl_result(job, result.rc, result.stdout, result.stderr + closing)
 
     def _fl_find(self, plan: SshPlan, reason: str) -> tuple[Client, Agent]:
+        if not plan.key:
+            raise _Fallback(f"{reason}; {plan.trouble or 'not a plain ssh command line'}")
         try:
             client = get_client()
             agent = agents.find(client, plan.key, _control_path(plan))
@@ -517,9 +524,9 @@ class Connection(versions.StockConnection):  # type: ignore[misc]
     def reset(self) -> None:
         """Let no later task use this connection's agents, then reset it as core does (ansible fact 19)."""
         self.host = self.get_option("host") or self._play_context.remote_addr
-        if not disabled():
+        if not disabled() and (key := self._fl_bare_plan().key):
             with contextlib.suppress(FatlineError):
-                count = agents.retire_all(get_client(), self._fl_bare_plan().key)
+                count = agents.retire_all(get_client(), key)
                 display.vvv(f"fatline: reset: {count} agents retired", host=self.host)
         super().reset()
 

@@ -36,6 +36,9 @@ class SshPlan:
     options_end: int
     """Index of the first argument that core's caller added: -tt, host, remote command."""
     key: bytes = b""
+    """Names the connection; empty where it cannot be named, and so can have no agent."""
+    trouble: str = ""
+    """Why it cannot be named, in words."""
     own_control_path: bool = False
 
     @property

@@ -252,6 +252,21 @@ def test_a_missing_interpreter_is_told_as_stock_tells_it(lab: Lab) -> None:
     assert "no Python" in got.summary()[2]
 
 
+@pytest.mark.parametrize("password", [None, "not-needed"])
+def test_a_runtime_directory_that_cannot_be_made_fails_no_task(lab: Lab, password: str | None) -> None:
+    """With a password the connection's name rests on a key that is kept in that directory."""
+    if password is not None:
+        lab.variables["ansible_password"] = password
+        lab.write()
+    text = (
+        PING
+        + '    - {name: copy, copy: {content: x, dest: "{{ scratch }}/x"}}\n    - meta: reset_connection\n'
+    )
+    outcome = lab.playbook(text, FATLINE_RUNTIME_DIR="/nonexistent/directory")
+    assert outcome.rc == 0, outcome.output
+    assert "cannot make the runtime directory" in outcome.summary()[2]
+
+
 def test_a_discovered_interpreter_runs_warm(lab: Lab) -> None:
     """Discovery runs plain commands; the first payload then names the interpreter (ansible fact 13)."""
     lab.variables["ansible_python_interpreter"] = "auto_silent"
