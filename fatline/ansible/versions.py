@@ -240,10 +240,11 @@ def run_lost(connection: Any, stderr: bytes, has_input: bool) -> NoReturn:
     if connection._play_context.no_log:
         # Rule 8: what the command wrote is not repeated.
         raise RunLost("Failed to connect to the host via ssh: <error censored due to no log>")
-    words = stderr.decode(errors="replace").rstrip()
+    words = stderr.decode(errors="replace")
     if has_input:
         raise RunLost(_not_sent(connection, words))
-    raise RunLost(f"Failed to connect to the host via ssh: {words}")
+    # Here, and only here, core takes the end of the line away.
+    raise RunLost(f"Failed to connect to the host via ssh: {words.rstrip()}")
 
 
 def is_connection_failure(stdout: bytes, stderr: bytes) -> bool:

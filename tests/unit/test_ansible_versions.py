@@ -141,6 +141,15 @@ def test_a_lost_run_is_unreachable_and_passes_core_s_retry_loop_once(connection:
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize(("has_input", "end"), [(True, "boo\n"), (False, "boo")])
+def test_a_lost_run_keeps_the_end_of_line_where_core_keeps_it(
+    connection: Any, has_input: bool, end: str
+) -> None:
+    with pytest.raises(versions.RunLost) as caught:
+        versions.run_lost(connection, b"boo\n", has_input=has_input)
+    assert caught.value.args[0].endswith(end)
+
+
 def test_what_a_lost_run_said_is_censored_under_no_log(connection: Any) -> None:
     """Rule 8."""
     connection._play_context.no_log = True
