@@ -369,6 +369,9 @@ mux_agent_open(struct fl_mux *mux, int read_fd, int write_fd, int stderr_fd,
     struct agent *agent = NULL;
     int err = mux->agent_count < mux->config.max_agents ? 0 : FL_EQUOTA;
 
+    if (mux->ending) {
+        err = FL_ECLOSED; /* nobody would end it any more */
+    }
     if (err == 0) {
         agent = agent_alloc(mux, stderr_fd, pidfd);
         err = agent != NULL ? 0 : -ENOMEM;

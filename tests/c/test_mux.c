@@ -1165,6 +1165,25 @@ TEST(stop_tells_everybody_and_unlinks_the_socket)
     conn_close(&stopper);
 }
 
+/* STOP and what follows it may be read in one go, whoever sends it. */
+TEST(an_agent_opened_after_stop_is_turned_away)
+{
+    struct setup s;
+    struct fake_agent late;
+
+    set_up(&s);
+    CHECK_INT(kill(s.mux.pid, SIGSTOP), 0);
+    (void)call(&s.conn, 0, FL_H_STOP, 0, NULL, 0);
+    (void)agent_send_open(&s.conn, NULL, &late);
+    CHECK_INT(kill(s.mux.pid, SIGCONT), 0);
+    wait_for_end(late.wire);
+    wait_for_end(s.conn.fd);
+    agent_close(&late);
+    agent_close(&s.agent);
+    mux_wait(&s.mux);
+    conn_close(&s.conn);
+}
+
 TEST(an_ssh_that_ignores_sigterm_is_killed_at_the_end)
 {
     const struct agent_options stubborn = {.ignores_term = true};
