@@ -126,6 +126,12 @@ fl_blob_fill(struct fl_blob *blob, size_t offset, const void *data,
     return blob->filled == blob->size;
 }
 
+size_t
+fl_blob_filled(const struct fl_blob *blob)
+{
+    return blob->filled;
+}
+
 int
 fl_blob_publish(struct fl_blob *blob)
 {

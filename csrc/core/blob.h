@@ -47,6 +47,10 @@ int
 fl_blob_fill(struct fl_blob *blob, size_t offset, const void *data,
              size_t size);
 
+/* Bytes it has by now. */
+size_t
+fl_blob_filled(const struct fl_blob *blob);
+
 /* Makes a complete blob findable, unless its name already is. */
 int
 fl_blob_publish(struct fl_blob *blob);

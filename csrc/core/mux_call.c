@@ -593,7 +593,36 @@ upload_new(struct client *client, const uint8_t *name, size_t total,
     return 0;
 }
 
-/* The upload a piece belongs to; NULL with 0: the piece is not needed. */
+static struct name *
+find_name(struct call *call, const uint8_t *bytes)
+{
+    for (size_t i = 0; i < call->count; i++) {
+        if (memcmp(call->names[i].bytes, bytes, FL_BLOB_NAME) == 0) {
+            return &call->names[i];
+        }
+    }
+    return NULL;
+}
+
+/* Whether a call of this client waits for the blob. */
+static bool
+is_awaited(struct client *client, const uint8_t *bytes)
+{
+    FL_LIST_EACH (node, after, &client->peer.mux->waiting_calls) {
+        struct call *call = FL_LIST_ENTRY(node, struct call, waiting);
+        const struct name *name = find_name(call, bytes);
+
+        if (call->client == client && name != NULL && name->awaited) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * The upload a piece belongs to; NULL with 0: the piece is not needed. That
+ * can be the rest of a blob whose beginning was refused: it was on its way.
+ */
 static int
 upload_for(struct client *client, const uint8_t *payload, struct upload **ret)
 {
@@ -610,16 +639,35 @@ upload_for(struct client *client, const uint8_t *payload, struct upload **ret)
         (void)fl_blob_data((*ret)->blob, &size);
         return size == total ? 0 : FL_EBLOB;
     }
-    return offset != 0 ? FL_EBLOB : upload_new(client, payload, total, ret);
+    if (offset > 0) {
+        return is_awaited(client, payload) || offset > total ? FL_EBLOB : 0;
+    }
+    return upload_new(client, payload, total, ret);
+}
+
+/*
+ * Adds what is new in a piece. One that came before is not: two threads of a
+ * client may send the same blob, or one begins anew after a time-out.
+ */
+static int
+fill_blob(struct fl_blob *blob, size_t offset, const uint8_t *data,
+          size_t size)
+{
+    const size_t filled = fl_blob_filled(blob);
+    const size_t known = offset < filled ? filled - offset : 0;
+
+    if (known >= size && known > 0) {
+        return 0;
+    }
+    return fl_blob_fill(blob, offset + known, data + known, size - known);
 }
 
 static int
 add_piece(struct client *client, const uint8_t *payload, size_t size,
           struct upload *upload)
 {
-    int err = fl_blob_fill(upload->blob,
-                           fl_get_u32(payload + FL_BLOB_NAME + 4),
-                           payload + PUT_HEAD, size - PUT_HEAD);
+    int err = fill_blob(upload->blob, fl_get_u32(payload + FL_BLOB_NAME + 4),
+                        payload + PUT_HEAD, size - PUT_HEAD);
 
     if (err == 1) {
         err = fl_blob_publish(upload->blob);
@@ -654,17 +702,6 @@ mux_put_blob(struct client *client, const struct fl_frame *frame,
         blob_failed(client, payload,
                     fl_err_message(err, message, sizeof(message)));
     }
-}
-
-static struct name *
-find_name(struct call *call, const uint8_t *bytes)
-{
-    for (size_t i = 0; i < call->count; i++) {
-        if (memcmp(call->names[i].bytes, bytes, FL_BLOB_NAME) == 0) {
-            return &call->names[i];
-        }
-    }
-    return NULL;
 }
 
 /* True if the blob has to come from the caller first. */

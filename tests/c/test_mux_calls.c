@@ -595,8 +595,9 @@ TEST(pieces_that_do_not_fit_close_the_client)
     for (int i = 0; i < 4; i++) {
         conn_open(&s.mux, &liar);
         switch (i) {
-        case 0: /* does not begin at the beginning */
-            put_piece(&liar, 'a', 10, 1, "x", 1);
+        case 0: /* leaves something out */
+            put_piece(&liar, 'a', 10, 0, "x", 1);
+            put_piece(&liar, 'a', 10, 2, "x", 1);
             break;
         case 1: /* longer than it said */
             put_piece(&liar, 'a', 1, 0, "xy", 2);
@@ -614,6 +615,73 @@ TEST(pieces_that_do_not_fit_close_the_client)
         conn_close(&liar);
     }
     CHECK_INT(status_number(&s.conn, "blob_bytes"), 0);
+    tear_down(&s);
+}
+
+/* Two threads of one client answer two WANT_BLOBs, their pieces mixed. */
+TEST(a_blob_that_a_client_sends_twice_at_once_is_taken_once)
+{
+    struct setup s;
+    uint32_t first, second;
+    uint8_t data[10];
+
+    for (size_t i = 0; i < sizeof(data); i++) {
+        data[i] = byte_of('a', i);
+    }
+    set_up(&s, NULL);
+    first = exec_blobs(&s.conn, s.agent.id, 1, "a");
+    receive_want(&s.conn, first, "a");
+    second = exec_blobs(&s.conn, s.agent.id, 2, "a");
+    receive_want(&s.conn, second, "a");
+    put_piece(&s.conn, 'a', 10, 0, data, 4);
+    put_piece(&s.conn, 'a', 10, 0, data, 4);
+    put_piece(&s.conn, 'a', 10, 4, data + 4, 4);
+    put_piece(&s.conn, 'a', 10, 4, data + 4, 4);
+    put_piece(&s.conn, 'a', 10, 8, data + 8, 2);
+    put_piece(&s.conn, 'a', 10, 8, data + 8, 2);
+    receive_blob(&s.agent, 'a', 10);
+    receive_call(&s, first, 1);
+    receive_call(&s, second, 2);
+    finish(&s, first, 1);
+    finish(&s, second, 2);
+    tear_down(&s);
+}
+
+/* Its sender gave up half-way (a deadline, Ctrl-C) and runs it once more. */
+TEST(a_blob_that_was_half_sent_can_be_sent_again)
+{
+    struct setup s;
+    uint8_t half[5];
+    uint32_t handle;
+
+    for (size_t i = 0; i < sizeof(half); i++) {
+        half[i] = byte_of('a', i);
+    }
+    set_up(&s, NULL);
+    put_piece(&s.conn, 'a', 9, 0, half, sizeof(half));
+    handle = exec_blobs(&s.conn, s.agent.id, 1, "a");
+    receive_want(&s.conn, handle, "a");
+    put_blob(&s.conn, 'a', 9);
+    receive_blob(&s.agent, 'a', 9);
+    receive_call(&s, handle, 1);
+    finish(&s, handle, 1);
+    tear_down(&s);
+}
+
+/* The pieces after the one that was refused were on their way already. */
+TEST(the_rest_of_a_refused_blob_does_not_close_the_client)
+{
+    const struct fl_mux_config small = {.blob_bytes = 500, .idle_seconds = 9};
+    struct setup s;
+    uint32_t handle;
+
+    set_up(&s, &small);
+    handle = exec_blobs(&s.conn, s.agent.id, 1, "a");
+    receive_want(&s.conn, handle, "a");
+    put_piece(&s.conn, 'a', 501, 0, "x", 1);
+    put_piece(&s.conn, 'a', 501, 1, "x", 1);
+    receive_dead(s.conn.fd, handle, FL_D_NOT_SENT, "limit");
+    nothing_came(&s.conn);
     tear_down(&s);
 }
 
