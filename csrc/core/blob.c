@@ -21,6 +21,7 @@ struct fl_blob {
 
 struct fl_blobs {
     size_t cap, bytes;
+    size_t count; /* those being filled included */
     struct fl_map *by_name;
     struct fl_list used;
 };
@@ -48,6 +49,7 @@ blob_free(struct fl_blob *blob)
         fl_list_remove(&blob->used);
     }
     blob->blobs->bytes -= blob->size;
+    blob->blobs->count--;
     free(blob);
 }
 
@@ -64,7 +66,15 @@ fl_blobs_free(struct fl_blobs *blobs)
     free(blobs);
 }
 
-/* Evicts until `size` more bytes fit under the cap. */
+/* Whether one more blob of `size` fits under the caps. */
+static bool
+has_room(const struct fl_blobs *blobs, size_t size)
+{
+    return blobs->bytes <= blobs->cap - size
+           && blobs->count < FL_BLOB_COUNT_MAX;
+}
+
+/* Evicts until one more blob of `size` fits. */
 static int
 make_room(struct fl_blobs *blobs, size_t size)
 {
@@ -74,14 +84,14 @@ make_room(struct fl_blobs *blobs, size_t size)
     FL_LIST_EACH (node, after, &blobs->used) {
         struct fl_blob *blob = FL_LIST_ENTRY(node, struct fl_blob, used);
 
-        if (blobs->bytes <= blobs->cap - size) {
+        if (has_room(blobs, size)) {
             break;
         }
         if (blob->refs == 0) {
             blob_free(blob);
         }
     }
-    return blobs->bytes <= blobs->cap - size ? 0 : FL_EQUOTA;
+    return has_room(blobs, size) ? 0 : FL_EQUOTA;
 }
 
 int
@@ -106,6 +116,7 @@ fl_blob_new(struct fl_blobs *blobs, const uint8_t *name, size_t size,
     memcpy(blob->name, name, FL_BLOB_NAME);
     fl_list_init(&blob->used);
     blobs->bytes += size;
+    blobs->count++;
     *ret = blob;
     return 0;
 }
@@ -272,7 +283,15 @@ fl_have_has(struct fl_have *have, const uint8_t *name)
     return true;
 }
 
-/* Forgets the least recently used ones until `size` more bytes fit. */
+/* Whether the agent may be made to hold `size` bytes more. */
+static bool
+may_hold(const struct fl_have *have, size_t size)
+{
+    return have->bytes <= have->cap - size
+           && fl_map_count(have->by_name) < FL_BLOB_COUNT_MAX;
+}
+
+/* Forgets the least recently used ones until one more of `size` fits. */
 static int
 have_room(struct fl_have *have, size_t size, uint8_t (*dropped)[FL_BLOB_NAME],
           size_t *count)
@@ -286,7 +305,7 @@ have_room(struct fl_have *have, size_t size, uint8_t (*dropped)[FL_BLOB_NAME],
     FL_LIST_EACH (node, after, &have->used) {
         struct possession *item = FL_LIST_ENTRY(node, struct possession, used);
 
-        if (have->bytes <= have->cap - size || *count == most) {
+        if (may_hold(have, size) || *count == most) {
             break;
         }
         if (item->pins == 0) {
@@ -294,7 +313,7 @@ have_room(struct fl_have *have, size_t size, uint8_t (*dropped)[FL_BLOB_NAME],
             forget(have, item);
         }
     }
-    return have->bytes <= have->cap - size ? 0 : FL_EQUOTA;
+    return may_hold(have, size) ? 0 : FL_EQUOTA;
 }
 
 int

@@ -14,6 +14,8 @@
 
 #define FL_BLOB_NAME 32
 #define FL_BLOB_MAX ((size_t)16 * 1024 * 1024)
+/* Most blobs in the store, and in what an agent holds: empty ones cost too. */
+#define FL_BLOB_COUNT_MAX ((size_t)65536)
 #define FL_BLOB_STORE_CAP ((size_t)256 * 1024 * 1024)
 #define FL_BLOB_AGENT_CAP ((size_t)64 * 1024 * 1024)
 

@@ -141,6 +141,32 @@ TEST(an_empty_blob_is_a_blob)
     fl_blobs_free(blobs);
 }
 
+/* Rule 4: what is no byte long takes memory as well. */
+TEST(empty_blobs_do_not_fill_the_memory)
+{
+    struct fl_blobs *blobs;
+    struct fl_blob *blob;
+    struct fl_have *have;
+    uint8_t name[FL_BLOB_NAME] = {0}, dropped[1][FL_BLOB_NAME];
+    size_t count, drops = 0;
+
+    CHECK_INT(fl_blobs_new(CAP, &blobs), 0);
+    CHECK_INT(fl_have_new(CAP, &have), 0);
+    for (uint32_t i = 0; i < FL_BLOB_COUNT_MAX + 10; i++) {
+        memcpy(name, &i, sizeof(i));
+        CHECK_INT(fl_blob_new(blobs, name, 0, &blob), 0);
+        CHECK_INT(fl_blob_publish(blob), 0);
+        fl_blob_unref(blob);
+        count = 1;
+        CHECK_INT(fl_have_add(have, name, 0, dropped, &count), 0);
+        drops += count;
+    }
+    CHECK_INT(fl_blobs_count(blobs), FL_BLOB_COUNT_MAX);
+    CHECK_INT(drops, 10);
+    fl_have_free(have);
+    fl_blobs_free(blobs);
+}
+
 TEST(random_use_never_exceeds_the_cap)
 {
     enum { HELD = 6 };
