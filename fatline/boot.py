@@ -26,6 +26,9 @@ from fatline.errors import BootError
 NOISE_MAX = 1024 * 1024
 READ_BYTES = 64 * 1024
 
+# Rule 4: of a READY line, after its mark. It holds one hexadecimal number.
+READY_MAX = 256
+
 # A program whose output has ended, or that was told to end, gets this long to be gone.
 END_SECONDS = 2.0
 
@@ -310,7 +313,8 @@ class _Handshake:
         poller.register(self._wire.stderr_fd, select.POLLIN)
         while True:
             events = poller.poll(self._milliseconds_left())
-            if not events:
+            # Rule 1: a target that never stops printing always has something to read.
+            if not events or time.monotonic() >= self._deadline:
                 raise self._failed(stage, "the deadline has passed")
             ready = {fd for fd, _ in events}
             yield ready
@@ -347,6 +351,8 @@ class _Handshake:
         at = self._stdout.find(self._mark, self._scanned)
         end = -1 if at < 0 else self._stdout.find(b"\n", at)
         if at < 0 or end < 0:
+            if at >= 0 and len(self._stdout) - at > len(self._mark) + READY_MAX:
+                raise self._failed(STAGE_READY, "READY came without its end")
             self._scanned = at if at >= 0 else max(0, len(self._stdout) - len(self._mark))
             if len(self._stdout) > NOISE_MAX and at < 0:
                 del self._stdout[NOISE_MAX // 2 : -len(self._mark)]

@@ -29,7 +29,8 @@ def attempt(*argv: str, seconds: float = DEADLINE, on_stderr: boot.OnStderr | No
     """Spawn a shell (or `argv`), see it through the handshake, and end it."""
     launched = boot.launcher([sys.executable])
     line = argv or ("/bin/sh", "-c", launched.command)
-    wire = boot.spawn([word.replace("LAUNCHER", launched.command) for word in line])
+    filled = [word.replace("NONCE", launched.nonce).replace("LAUNCHER", launched.command) for word in line]
+    wire = boot.spawn(filled)
     ready = boot.handshake(wire, launched, time.monotonic() + seconds, on_stderr, label="web1")
     wire.end()
     return ready
@@ -88,6 +89,12 @@ def test_endless_noise_ends_at_the_deadline_in_bounded_memory() -> None:
     error = failure("/bin/sh", "-c", "yes; LAUNCHER", seconds=SHORT)
     assert error.stage == boot.STAGE_READY
     assert len(error.stdout) <= boot.NOISE_MAX
+
+
+def test_a_ready_without_end_is_not_collected() -> None:
+    error = failure("/bin/sh", "-c", "printf 'FATLINE-READY %s ' NONCE; exec cat /dev/zero")
+    assert error.stage == boot.STAGE_READY
+    assert "without its end" in str(error)
 
 
 def test_a_false_ready_is_noise() -> None:
