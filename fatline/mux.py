@@ -241,7 +241,10 @@ def _start_and_connect(path: Path, deadline: float, idle_seconds: int) -> _nativ
 @contextlib.contextmanager
 def _locked(path: Path, deadline: float) -> Iterator[None]:
     """Hold a lock that ends with its holder, however that ends."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise MuxError(f"cannot open the lock {path}: {error.strerror}") from error
     try:
         while not _try_lock(fd):
             if _left(deadline) == 0:

@@ -172,6 +172,13 @@ def test_a_directory_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> Non
         mux.runtime_directory()
 
 
+def test_a_lock_that_cannot_be_opened_is_told_in_words(runtime: Path) -> None:
+    path = mux.socket_path()
+    path.with_name(path.name + ".lock").symlink_to(runtime / "elsewhere")
+    with pytest.raises(MuxError, match="cannot open the lock"):
+        mux.connect(DEADLINE)
+
+
 # --- starting --------------------------------------------------------------------------------------------
 
 
