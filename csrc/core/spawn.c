@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,6 +23,8 @@
 #define FIRST_FREE_FD 3
 /* Where closing one by one ends, if the kernel cannot close a range. */
 #define CLOSE_LIMIT 65536
+/* For a child that is no vfork() after all (under valgrind), in ms. */
+#define REPORT_WAIT 50
 
 /* --- in the child ------------------------------------------------------- */
 /*
@@ -245,6 +248,30 @@ reap(pid_t pid)
     }
 }
 
+/*
+ * What the child reported, 0 for nothing. After vfork() all of it is there;
+ * only where that is a plain fork is there something to wait for. The end of
+ * the pipe is not awaited any longer: a process that another thread forked
+ * at that moment may hold it open for as long as it lives.
+ */
+static int
+read_report(int fd)
+{
+    struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+    int failure = 0, ready;
+
+    do {
+        ready = poll(&pollfd, 1, REPORT_WAIT);
+    } while (ready < 0 && errno == EINTR);
+    if (ready > 0
+        && fl_os_read(fd, &failure, sizeof(failure))
+               != (ssize_t)sizeof(failure))
+    {
+        failure = 0;
+    }
+    return failure;
+}
+
 /* Starts the child and waits until it is the program, or says why not. */
 static int
 launch(const struct fl_spawn *spawn, char *const *paths, pid_t *ret_pid)
@@ -257,10 +284,10 @@ launch(const struct fl_spawn *spawn, char *const *paths, pid_t *ret_pid)
     }
     pid = start_child(spawn, paths, report[1]);
     fl_os_close(report[1]);
-    if (pid > 0
-        && fl_os_read(report[0], &failure, sizeof(failure))
-               == (ssize_t)sizeof(failure))
-    {
+    if (pid > 0) {
+        failure = read_report(report[0]);
+    }
+    if (failure < 0) {
         reap(pid);
         pid = failure;
     }

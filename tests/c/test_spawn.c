@@ -5,11 +5,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "os.h"
 #include "runner.h"
 #include "support.h"
 
@@ -186,6 +189,46 @@ TEST(signals)
     CHECK(now.sa_handler == handle);
     CHECK_INT(sigprocmask(SIG_BLOCK, NULL, &mask), 0);
     CHECK(sigismember(&mask, SIGTERM));
+}
+
+static void *
+spawn_many(void *data)
+{
+    for (int i = 0; i < 200; i++) {
+        (void)spawn_name("true", "PATH=/bin:/usr/bin");
+    }
+    atomic_store((atomic_bool *)data, true);
+    return NULL;
+}
+
+/* A fork that another thread makes meanwhile inherits the report's pipe. */
+TEST(a_fork_at_the_same_time_is_not_waited_for)
+{
+    const uint64_t deadline = fl_os_now_us() + 8000000;
+    atomic_bool done = false;
+    pthread_t thread;
+    pid_t children[20];
+    size_t count = 0;
+
+    CHECK_INT(pthread_create(&thread, NULL, spawn_many, &done), 0);
+    while (!atomic_load(&done) && fl_os_now_us() < deadline) {
+        if (count < sizeof(children) / sizeof(children[0])) {
+            children[count] = fork();
+            if (children[count] == 0) {
+                (void)alarm(60);
+                (void)pause();
+                _exit(0);
+            }
+            count++;
+        }
+        (void)poll(NULL, 0, 3);
+    }
+    CHECK(atomic_load(&done));
+    while (count > 0) {
+        CHECK_INT(kill(children[--count], SIGKILL), 0);
+        CHECK_INT(waitpid(children[count], NULL, 0), children[count]);
+    }
+    CHECK_INT(pthread_join(thread, NULL), 0);
 }
 
 TEST(an_allocation_may_fail)
