@@ -289,6 +289,7 @@ lease_new(struct client *holder, const uint8_t *key)
     }
     memcpy(lease->key, key, MUX_KEY);
     lease->holder = holder;
+    holder->claims++;
     fl_list_init(&lease->waiters);
     fl_list_init(&lease->of_mux);
     fl_list_append(&holder->peer.mux->leases, &lease->of_mux);
@@ -298,6 +299,7 @@ lease_new(struct client *holder, const uint8_t *key)
 static void
 lease_free(struct lease *lease)
 {
+    lease->holder->claims--;
     fl_list_remove(&lease->of_mux);
     free(lease);
 }
@@ -305,6 +307,7 @@ lease_free(struct lease *lease)
 static void
 waiter_free(struct waiter *waiter)
 {
+    waiter->client->claims--;
     fl_list_remove(&waiter->of_client);
     fl_list_remove(&waiter->of_lease);
     free(waiter);
@@ -319,6 +322,7 @@ wait_for(struct client *client, struct lease *lease, uint32_t reply_to)
         return -ENOMEM;
     }
     waiter->client = client;
+    client->claims++;
     waiter->lease = lease;
     waiter->reply_to = reply_to;
     fl_list_init(&waiter->of_client);
@@ -339,7 +343,9 @@ pass_lease(struct lease *lease)
         return;
     }
     next = FL_LIST_ENTRY(lease->waiters.next, struct waiter, of_lease);
+    lease->holder->claims--;
     lease->holder = next->client;
+    lease->holder->claims++;
     answer_attach(next->client, next->reply_to, FL_A_LEASE, NULL);
     waiter_free(next);
 }
@@ -402,6 +408,9 @@ do_attach(struct client *client, const struct fl_frame *frame,
     }
     else if ((payload[MUX_KEY] & ATTACH_WANTS_LEASE) == 0) {
         answer_attach(client, frame->reply_to, FL_A_NONE, NULL);
+    }
+    else if (client->claims >= MUX_CLAIMS) {
+        mux_client_refuse(client, "too many leases held or waited for");
     }
     else if (lease != NULL) {
         err = wait_for(client, lease, frame->reply_to);

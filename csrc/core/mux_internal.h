@@ -37,6 +37,8 @@
 #define MUX_CALL_NAMES 4096
 /* Blobs one client may be sending at the same time. */
 #define MUX_UPLOADS 256
+/* Leases one client may hold or wait for. */
+#define MUX_CLAIMS 4096
 /* How often an agent may ask again for each blob of a call. */
 #define MUX_CALL_RESENDS 4
 
@@ -86,6 +88,7 @@ struct client {
     struct fl_list waiters;
     struct fl_list uploads;
     size_t upload_count, parked_bytes;
+    size_t claims; /* leases it holds, and waits for */
     /* The last route used, good while mux->route_epoch stands. */
     uint32_t cached_dst;
     uint64_t cached_epoch;

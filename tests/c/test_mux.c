@@ -173,6 +173,27 @@ TEST(an_abandoned_lease_passes_to_the_next)
     mux_stop(&mux);
 }
 
+/* Rule 4: each that waits takes memory. */
+TEST(a_client_that_waits_for_leases_without_end_is_closed)
+{
+    struct mux_process mux;
+    struct conn holder, greedy;
+
+    mux_start(&mux, NULL);
+    conn_open(&mux, &holder);
+    conn_open(&mux, &greedy);
+    (void)attached(&holder, attach(&holder, 'k', true), FL_A_LEASE);
+    for (int i = 0; i <= 4096; i++) {
+        (void)attach(&greedy, 'k', true);
+    }
+    receive_dead(greedy.fd, 0, FL_D_REJECTED, "too many");
+    wait_for_end(greedy.fd);
+    conn_close(&greedy);
+    (void)attached(&holder, attach(&holder, 'l', true), FL_A_LEASE);
+    conn_close(&holder);
+    mux_stop(&mux);
+}
+
 TEST(the_lease_of_a_dead_client_passes_to_the_next)
 {
     struct mux_process mux;
