@@ -755,12 +755,98 @@ def start_run(agent, reply, body, child, warm):
     agent.pids[pid] = run
 
 
+class Spare(object):
+    """A child forked ahead of the module run that it is for, so that nobody waits for the fork.
+
+    A fresh child for every run all the same: it has run nothing, and serves one call or none. It is only used
+    while what it was forked from is unchanged (the plan, the files that Freshness looks at).
+    """
+
+    SECONDS = 10.0
+    # One write to an empty pipe never waits.
+    CALL_MAX = 32768
+
+    def __init__(self, agent, child, key):
+        self.agent = agent
+        self.child = child
+        self.key = key
+        self.deadline = time.time() + self.SECONDS
+        self.orders = agent.pipe()
+        self.plumbing = PipePlumbing(agent)
+        self.pid = os.fork()
+        if self.pid == 0:
+            in_child(agent, self, self.wait)
+        agent.close(self.orders[0])
+        agent.pids[self.pid] = self
+        self.ends = self.plumbing.parent()
+
+    def become(self):
+        """In the child: the descriptors of the run, and the pipe that it waits on."""
+        self.plumbing.become()
+        self.agent.fds.discard(self.orders[0])
+
+    def wait(self):
+        """In the child: get ready, then run what comes. The end of the pipe says that nothing will."""
+        self.child.prepare()
+        size = self.take(4)
+        if len(size) < 4:
+            return 0
+        body = unpack(self.take(struct.unpack('>I', size)[0]))
+        os.close(self.orders[0])
+        return self.child.run(body)
+
+    def take(self, size):
+        pieces = []
+        while size > 0:
+            piece = os.read(self.orders[0], size)
+            if not piece:
+                break
+            size -= len(piece)
+            pieces.append(piece)
+        return EMPTY.join(pieces)
+
+    def send(self, call):
+        """Let it run; false if it is not there any more, in which case nothing has run."""
+        try:
+            os.write(self.orders[1], struct.pack('>I', len(call)) + call)
+        except OSError:
+            return False
+        self.agent.close(self.orders[1])
+        return True
+
+    def reaped(self, status):
+        """It ended before it was used."""
+        if self.agent.spare is self:
+            self.drop()
+
+    def drop(self):
+        """Let it end, unused."""
+        self.agent.spare = None
+        stdin, outputs, has_pty = self.ends
+        for fd in [stdin, self.orders[1]] + list(outputs):
+            self.agent.close(fd)
+
+
+def use_spare(agent, spare, reply, body):
+    """Hand a call to the child forked ahead; false if it has to be forked after all."""
+    call = pack(body)
+    if len(call) > spare.CALL_MAX:
+        return False
+    reply.send(STARTED, pack({'pid': os.getpid()}))
+    if not spare.send(call):
+        return False
+    agent.spare = None
+    run = agent.pids[spare.pid] = Run(agent, reply, True)
+    run.attach(*spare.ends + (EMPTY, False))
+    return True
+
+
 def in_child(agent, plumbing, child):
     """Become the child: own session, own descriptors, signals as a new process has them. Never returns."""
     code = 255
     try:
         os.setsid()
-        plumbing.child()
+        plumbing.become()
         agent.leave()
         code = child()
     finally:
@@ -774,7 +860,7 @@ class PipePlumbing(object):
         self.agent = agent
         self.stdin, self.stdout, self.stderr = agent.pipe(), agent.pipe(), agent.pipe()
 
-    def child(self):
+    def become(self):
         os.dup2(self.stdin[0], 0)
         os.dup2(self.stdout[1], 1)
         os.dup2(self.stderr[1], 2)
@@ -796,7 +882,7 @@ class PtyPlumbing(object):
         agent.own(self.master)
         agent.own(self.slave)
 
-    def child(self):
+    def become(self):
         import termios
         fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
         os.environ['TERM'] = native(self.term)
@@ -967,9 +1053,12 @@ class Manifest(object):
         self.name = name
         self.entries = [Entry(row) for row in unpack(data)]
         self.modules = {}
+        self.files = {}
         for entry in self.entries:
             if entry.module:
                 self.modules[entry.module] = entry
+            if entry.module and (entry.is_package or entry.stem not in self.files):
+                self.files[entry.stem] = entry
         self.built = None
 
     def blob_of(self, module):
@@ -1244,7 +1333,8 @@ class Warm(object):
         return hidden
 
     def unhide(self, hidden):
-        for name in hidden:
+        # A package before what is in it: a module's own imports are noted before it.
+        for name in sorted(hidden):
             attach(name, hidden[name])
 
     def top_level(self, entry):
@@ -1460,12 +1550,15 @@ class Plan(object):
                     self.codes[entry.module] = warm.code(entry)
         self.directories = set([os.path.dirname(entry.stem) for entry in manifest.entries if entry.module])
 
-    def apply(self, archive, places):
-        """In the child: this zip becomes the origin of what is kept, everything else is gone."""
+    def apply(self, archive, places, before):
+        """In the child: this zip becomes the origin of what is kept, everything else is gone.
+
+        before is what stands for the zip's path until now.
+        """
         import zipimport
-        zipimport._zip_directory_cache[archive] = listing(archive, places)
+        files = zipimport._zip_directory_cache[archive] = listing(archive, places)
         PayloadImporter = importer_class(zipimport.zipimporter, self)
-        first = PayloadImporter(archive)
+        first = new_importer(PayloadImporter, archive, files)
         importers = {'': first}
         sys.path_importer_cache[archive] = first
         for directory in self.directories:
@@ -1475,22 +1568,22 @@ class Plan(object):
         for name in self.drop:
             detach(name)
         for entry in self.keep:
-            rebind(sys.modules[entry.module], entry, archive, importers)
+            rebind(sys.modules[entry.module], entry, archive, importers, before)
         for name in SHELLS:
-            self.fill(name, archive, importers)
+            self.fill(name, archive, importers, before)
         for name, globals_made in self.fixups:
             names = sys.modules[name].__dict__
             for made in globals_made:
-                names[made] = type(names[made])(str(names[made]).replace(ARCHIVE, archive))
+                names[made] = type(names[made])(str(names[made]).replace(before, archive))
 
-    def fill(self, name, archive, importers):
+    def fill(self, name, archive, importers, before):
         """Run a shell package's own code in it, so that what is bound to it stays bound."""
         module = sys.modules.get(name)
         entry = self.manifest.modules.get(name)
         if entry is None or module is None:
             sys.modules.pop(name, None)
             return
-        rebind(module, entry, archive, importers)
+        rebind(module, entry, archive, importers, before)
         exec(self.codes[name], module.__dict__)
 
 
@@ -1502,7 +1595,22 @@ def listing(archive, places):
     return files
 
 
-def rebind(module, entry, archive, importers):
+def new_importer(kind, archive, files):
+    """kind(archive), but without a look at the zip where zipimport is Python: it may not be there yet."""
+    if not waits_for_zip():
+        return kind(archive)
+    importer = kind.__new__(kind)
+    importer.__dict__.update({'archive': archive, 'prefix': '', '_files': files})
+    return importer
+
+
+def waits_for_zip():
+    """Whether importers can be made before their zip is: zipimport is written in Python from 3.8 on."""
+    import zipimport
+    return hasattr(zipimport, '_read_directory')
+
+
+def rebind(module, entry, archive, importers, before):
     """Make this zip the module's origin (ansible fact 5: getsource, importlib.resources and respawn look there)."""
     if module.__name__ != entry.module:
         return  # it has put another module in its place, as distro does
@@ -1510,7 +1618,7 @@ def rebind(module, entry, archive, importers):
     module.__loader__ = loader
     module.__file__ = archive + '/' + entry.path
     if hasattr(module, '__path__'):
-        module.__path__ = [path.replace(ARCHIVE, archive) for path in module.__path__]
+        module.__path__ = [path.replace(before, archive) for path in module.__path__]
     if ModuleSpec is not None:
         spec = payload_spec(entry, archive, loader)
         if entry.is_package:
@@ -1518,7 +1626,7 @@ def rebind(module, entry, archive, importers):
             spec.submodule_search_locations = module.__path__
         module.__spec__ = spec
         if hasattr(module, '__cached__'):
-            spec.cached = module.__cached__ = module.__cached__.replace(ARCHIVE, archive)
+            spec.cached = module.__cached__ = module.__cached__.replace(before, archive)
 
 
 def importer_class(zipimporter, plan):
@@ -1540,10 +1648,16 @@ def importer_class(zipimporter, plan):
             if entry is not None and self.prefix + name.split('.')[-1] == entry.stem:
                 return entry
 
+        def file_of(self, name):
+            """By zipimport's own rule, for pkgutil.extend_path: it asks for the last part of a name only."""
+            return plan.manifest.files.get(self.prefix + name.split('.')[-1])
+
         def find_spec(self, name, target=None):
-            entry = self.entry_of(name)
+            entry = self.entry_of(name) or self.file_of(name)
             if entry is not None:
-                return payload_spec(entry, self.archive, self)
+                spec = payload_spec(entry, self.archive, self)
+                spec.name = name
+                return spec
             if hasattr(zipimporter, 'find_spec'):
                 return zipimporter.find_spec(self, name, target)
 
@@ -1601,28 +1715,118 @@ def check_module(agent, body):
             raise Refusal(MALFORMED, 'EXEC: %s is not a date' % key)
 
 
-def module_child(body, plan, parts):
-    """Function that runs a payload as its wrapper would, in the forked child."""
-    def child():
-        present = set(sys.modules)
+class ModuleChild(object):
+    """What a forked child does for one payload: all of it when forked for a call, or in two halves.
+
+    The first half, prepare(), leaves no trace outside the process; a child forked ahead of its call does it
+    while nobody waits.
+    """
+
+    def __init__(self, plan, parts, body):
+        self.plan = plan
+        self.parts = parts
+        self.module = body['module']
+        self.is_old = body['family'] == 214
+        self.site = body['site']
+        self.site_date = body['site_date']
+        self.directory = None
+        self.applied = ARCHIVE
+        self.trouble = None
+
+    def prepare(self):
+        import tempfile
+        self.present = set(sys.modules)
+        try:
+            parent = tempfile.gettempdir()
+        except OSError:
+            return  # it will say so again when somebody listens
+        try:
+            self.directory = os.path.join(parent, self.prefix() + '%08x' % struct.unpack('>I', os.urandom(4)))
+            if not self.is_old:
+                self.directory = os.path.realpath(self.directory)
+            self.place()
+            self.apply()
+        except Exception:
+            self.trouble = sys.exc_info()[1]
+
+    def prefix(self):
+        return 'ansible_' + self.module + '_payload_'
+
+    def place(self):
+        """Make the zip as it will lie in self.directory."""
+        self.archive = os.path.join(self.directory, 'ansible_' + self.module + '_payload.zip')
+        site = as_bytes(self.site % self.archive)
+        self.zip = complete_zip(self.parts, site, self.site_date)
+        self.places = self.parts[2] + [site_place(site, self.site_date, self.parts)]
+
+    def apply(self):
+        """Make that zip the origin of the warm modules."""
+        self.plan.apply(self.archive, self.places, self.applied)
+        self.applied = self.archive
+
+    def run(self, body):
+        """Run the payload as its wrapper would; the exit status."""
+        if self.applied == ARCHIVE:
+            self.present = set(sys.modules)
         code = 1
         interrupted = False
         try:
             become_fresh(body)
-            run_wrapper(body, plan, parts)
+            self.run_wrapper(body)
             code = 0
         except SystemExit:
             code = exit_status(sys.exc_info()[1].code)
         except:  # noqa: E722
             report_uncaught()
             interrupted = sys.exc_info()[0] is KeyboardInterrupt
-        code = end_as_python(code, present)
+        code = end_as_python(code, self.present)
         if interrupted and hasattr(signal, 'raise_signal'):
             # An interpreter that a Ctrl-C ends dies of the signal, so that its shell knows (Python 3.8).
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
         return code
-    return child
+
+    def run_wrapper(self, body):
+        """The wrapper's steps in its order; what it does before the module is the same in every family."""
+        import shutil
+        if self.trouble is not None:
+            raise self.trouble
+        try:
+            os.getcwd()
+        except OSError:
+            leave_lost_directory()
+        if body.get('rlimit_nofile'):
+            limit_files(body['rlimit_nofile'])
+        sys.path = [path for path in sys.path if path not in ('', '.')]
+        if not self.made_as_planned():
+            self.make_directory()
+        try:
+            write_zip(self.archive, self.zip)
+            if self.applied != self.archive:
+                self.apply()
+            sys.path.insert(0, self.archive)
+            invoke(body, self.archive)
+        finally:
+            shutil.rmtree(self.directory, True)
+
+    def made_as_planned(self):
+        """Make the directory that was chosen ahead, if one was."""
+        if self.directory is None:
+            return False
+        try:
+            os.mkdir(self.directory, 448)
+        except OSError:
+            return False
+        return True
+
+    def make_directory(self):
+        """Choose and make a directory as the wrapper does, whatever was found before."""
+        import tempfile
+        tempfile.tempdir = None
+        self.directory = tempfile.mkdtemp(prefix=self.prefix())
+        if not self.is_old:
+            self.directory = os.path.realpath(self.directory)
+        self.place()
 
 
 def become_fresh(body):
@@ -1642,31 +1846,6 @@ def become_fresh(body):
     for name, empty in (('_uname_cache', None), ('_platform_cache', {})):
         if hasattr(platform, name):
             setattr(platform, name, empty)
-
-
-def run_wrapper(body, plan, parts):
-    """The wrapper's steps in its order; what it does before the module is the same in every family."""
-    import shutil
-    import tempfile
-    try:
-        os.getcwd()
-    except OSError:
-        leave_lost_directory()
-    if body.get('rlimit_nofile'):
-        limit_files(body['rlimit_nofile'])
-    sys.path = [path for path in sys.path if path not in ('', '.')]
-    temp_path = tempfile.mkdtemp(prefix='ansible_' + body['module'] + '_payload_')
-    try:
-        if body['family'] > 214:
-            temp_path = os.path.realpath(temp_path)
-        archive = os.path.join(temp_path, 'ansible_' + body['module'] + '_payload.zip')
-        site = as_bytes(body['site'] % archive)
-        write_zip(archive, complete_zip(parts, site, body['site_date']))
-        plan.apply(archive, parts[2] + [site_place(site, body['site_date'], parts)])
-        sys.path.insert(0, archive)
-        invoke(body, archive)
-    finally:
-        shutil.rmtree(temp_path, True)
 
 
 def leave_lost_directory():
@@ -1695,6 +1874,14 @@ def write_zip(path, pieces):
                 at += os.write(fd, data[at:])
     finally:
         os.close(fd)
+
+
+def names_directory(env):
+    """Whether these variables say where temporary files go."""
+    for name in (env or {}):
+        if native(name.decode('latin-1')) in ('TMPDIR', 'TEMP', 'TMP'):
+            return True
+    return False
 
 
 def invoke(body, archive):
@@ -2129,7 +2316,7 @@ class HostPlumbing(object):
         self.agent = agent
         self.keep = keep
 
-    def child(self):
+    def become(self):
         self.agent.fds.discard(self.keep)
 
 
@@ -2477,6 +2664,7 @@ class Agent(object):
         self.freshness = Freshness()
         self.coerced = locale_is_coerced()
         self.host = FunctionHost(self)
+        self.previous = self.ahead = self.spare = None
         self.handlers = {HELLO: self.on_hello, PING: self.on_ping, EXEC: self.on_exec, CANCEL: self.on_cancel,
                          DATA: self.on_data, CREDIT: self.on_credit, SHUTDOWN: self.on_shutdown,
                          PUT_BLOB: self.on_put_blob, DROP_BLOB: self.on_drop_blob, FILE: self.on_file,
@@ -2663,7 +2851,40 @@ class Agent(object):
             self.freshness.learn()
             freeze()
         parts = manifest.zip_parts(self.blobs, body['date'])
-        start_run(self, reply, {}, module_child(body, plan, parts), not is_new)
+        child = ModuleChild(plan, parts, body)
+        if not self.run_ahead(reply, body, child):
+            start_run(self, reply, {}, lambda: child.run(body), not is_new)
+
+    def run_ahead(self, reply, body, child):
+        """Give the call to the child that was forked ahead for its like, if there is one; note what to fork next.
+
+        Forked ahead is what ran twice in a row: a playbook that does something else with every task would
+        only throw such children away.
+        """
+        key = [body[name] for name in ('manifest', 'fqn', 'module', 'family', 'date', 'site', 'site_date')]
+        self.ahead = None
+        if key == self.previous and waits_for_zip():
+            self.ahead = child
+        self.previous = key
+        spare = self.spare
+        if spare is None:
+            return False
+        if spare.key == key and spare.child.plan is child.plan and not names_directory(body.get('env')):
+            if use_spare(self, spare, reply, body):
+                return True
+        if self.spare is not None:
+            self.spare.drop()
+        return False
+
+    def fork_ahead(self):
+        """While nothing else is to be done, fork the child for the next call."""
+        if self.ahead is None or self.spare is not None or self.calls or self.inbox or self.ending:
+            return
+        try:
+            self.spare = Spare(self, self.ahead, self.previous)
+        except OSError:
+            pass  # a fork in time will do, or say what is wrong
+        self.ahead = None
 
     def check_fresh(self, reply, body):
         if self.freshness.login_changed():
@@ -2681,6 +2902,8 @@ class Agent(object):
 
     def renew(self, reply, body):
         """Become a new interpreter in the same process, and then serve this call."""
+        if self.spare is not None:
+            self.spare.drop()
         self.drain()
         names = [body['manifest']] + [entry.blob for entry in self.manifest_of(body['manifest']).entries]
         frames = [encode_frame(frame.flags, frame.dst, frame.src, frame.auth, frame.handle, frame.reply_to,
@@ -2788,12 +3011,15 @@ class Agent(object):
     def serve(self):
         while not (self.ending and not self.calls):
             self.flush()
+            self.fork_ahead()
             self.poller.wait(self.next_deadline())
             self.expire()
         self.drain()
 
     def next_deadline(self):
         deadlines = [call.deadline for call in self.calls.values() if call.deadline]
+        if self.spare is not None:
+            deadlines.append(self.spare.deadline)
         if deadlines:
             return min(deadlines) - time.time()
         return None
@@ -2803,6 +3029,8 @@ class Agent(object):
         for call in list(self.calls.values()):
             if call.deadline and call.deadline <= now:
                 call.expire()
+        if self.spare is not None and self.spare.deadline <= now:
+            self.spare.drop()
 
     def drain(self):
         """Before an orderly end: the last answers out, for as long as the wire lives."""

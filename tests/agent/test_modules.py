@@ -7,8 +7,10 @@ import json
 import os
 import pathlib
 import re
+import signal
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -108,13 +110,16 @@ def test_a_warm_run_is_like_a_plain_run(agent: AgentProcess, target: str) -> Non
     agent.module(payloads.parsed("ping", {}, target))
     agent.module(payloads.parsed("setup", {"gather_subset": ["!all"]}, target))
     first, second = agent.module(parsed), agent.module(parsed)
+    if forks_ahead(agent):
+        child_forked_ahead(agent)
+    third = agent.module(parsed)
     stock = plain(target, text)
-    assert (first.rc, stock.returncode, first.stderr, second.rc) == (7, 7, stock.stderr, 7)
+    assert (first.rc, stock.returncode, first.stderr, second.rc, third.rc) == (7, 7, stock.stderr, 7, 7)
     assert second.exit["warm"] is True
-    told, warm = (normal(done.stdout.splitlines()[0]) for done in (stock, second))
+    told, warm, ahead = (normal(done.stdout.splitlines()[0]) for done in (stock, second, third))
     again = normal(first.stdout.splitlines()[0])
-    assert len({told.pop("random"), warm.pop("random"), again.pop("random")}) == 3
-    for result in (told, warm):
+    assert len({result.pop("random") for result in (told, warm, ahead, again)}) == 4
+    for result in (told, warm, ahead):
         assert not os.path.exists(result.pop("temporary")), "a temporary file at module level is removed"
         assert not os.path.exists(result.pop("tmpdir")), "basic.tmpdir relies on atexit"
         result["process"]["environment"].pop("_", None)
@@ -125,7 +130,96 @@ def test_a_warm_run_is_like_a_plain_run(agent: AgentProcess, target: str) -> Non
             del result["process"]["fds"][number]
         forget_profile(result)
     assert differences(told, warm) == []
+    assert differences(told, ahead) == []
     assert second.stdout.splitlines()[1] == stock.stdout.splitlines()[1]
+
+
+def test_what_was_hidden_from_one_payload_comes_back_whole(own: AgentProcess) -> None:
+    """Ansible fact 6: a package whose own modules were loaded before it is hidden and shown with them."""
+    facts = payloads.parsed("setup", {"gather_subset": ["!all"]}, own.interpreter)
+    other = payloads.parsed("command", {"_raw_params": "true"}, own.interpreter)
+    assert [own.module(parsed).rc for parsed in (facts, other, facts, other)] == [0, 0, 0, 0]
+
+
+def forks_ahead(agent: AgentProcess) -> bool:
+    """Whether this agent's zipimport lets a child get ready before its zip is there."""
+    return tuple(agent.facts["python"]) >= (3, 8)
+
+
+def children_of(agent: AgentProcess) -> list[int]:
+    pid = agent.facts["pid"]
+    return [int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def child_forked_ahead(agent: AgentProcess) -> int:
+    """Wait until the agent has one child that waits for a call."""
+    deadline = time.monotonic() + harness.DEADLINE
+    while time.monotonic() < deadline:
+        agent.ping()
+        children = children_of(agent)
+        if len(children) == 1 and "pipe_read" in pathlib.Path(f"/proc/{children[0]}/wchan").read_text():
+            return children[0]
+    raise AssertionError("no child was forked ahead")
+
+
+def wait_childless(agent: AgentProcess) -> None:
+    deadline = time.monotonic() + harness.DEADLINE
+    while children_of(agent):
+        assert time.monotonic() < deadline, "a child stays"
+        agent.ping()
+
+
+def test_a_child_forked_ahead_serves_one_call(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    """It runs the next call, with that call's own parameters and environment, and nothing before."""
+    module = write_module(tmp_path / "fl_pid.py", "import os", "[os.getpid(), os.environ.get('FL_CALL')]")
+    parsed = payloads.parsed(module, {}, own.interpreter)
+    own.module(parsed)
+    own.module(parsed)
+    waiting = child_forked_ahead(own)
+    before = set(os.listdir(tempfile.gettempdir()))
+    done = own.finish(own.start_module(parsed, {b"FL_CALL": b"third"}))
+    assert json.loads(done.stdout)["value"] == [waiting, "third"]
+    assert done.exit["warm"] is True
+    left = set(os.listdir(tempfile.gettempdir())) - before
+    assert [name for name in left if "fl_pid_payload" in name] == []
+    assert child_forked_ahead(own) != waiting
+
+
+def test_a_child_forked_ahead_is_thrown_away(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    """By a call that is not its own, by its end before one, by the agent's end."""
+    module = write_module(tmp_path / "fl_pid.py", "import os", "os.getpid()")
+    parsed = payloads.parsed(module, {}, own.interpreter)
+    other = payloads.parsed("ping", {}, own.interpreter)
+    for _ in range(2):
+        own.module(parsed)
+    child_forked_ahead(own)
+    assert own.module(other).rc == 0
+    wait_childless(own)
+    for _ in range(2):
+        own.module(parsed)
+    killed = child_forked_ahead(own)
+    os.kill(killed, signal.SIGKILL)
+    wait_childless(own)
+    assert json.loads(own.module(parsed).stdout)["value"] != killed
+    waiting = child_forked_ahead(own)
+    own.wire.close()
+    own.end()
+    deadline = time.monotonic() + harness.DEADLINE
+    while os.path.exists(f"/proc/{waiting}"):
+        assert time.monotonic() < deadline, "it outlives its agent"
+
+
+def test_a_child_forked_ahead_honours_tmpdir(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    """TMPDIR of the call is honoured, although the child had chosen its directory before."""
+    module = write_module(tmp_path / "fl_tmp.py", "import tempfile", "tempfile.gettempdir()")
+    parsed = payloads.parsed(module, {}, own.interpreter)
+    for _ in range(2):
+        own.module(parsed)
+    child_forked_ahead(own)
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    done = own.finish(own.start_module(parsed, {b"TMPDIR": os.fsencode(directory)}))
+    assert json.loads(done.stdout)["value"] == str(directory)
 
 
 @pytest.mark.parametrize("module", ["ping", "command", "stat", "lineinfile", "setup"])
