@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Connect the hosts of a batch before their first task reaches them.
 
-The first hosts of a batch are connected by their own workers in the same moment; those beyond the number of
-forks would wait. A helper forked from the main process boots their agents meanwhile. It is a process, not a
-thread, because the main process forks a worker for every task and a fork should find no other thread
-in the middle of anything (systems fact 38).
+A worker first templates its task and builds the module's payload, and hosts beyond the number of forks wait
+for a worker at all. A helper forked from the main process boots the agents meanwhile; a worker that comes
+early waits for the agent's lease instead of logging in a second time. It is a process, not a thread, because
+the main process forks a worker for every task and a fork should find no other thread in the middle of
+anything (systems fact 38).
 
 Limits (ansible fact 33): only hosts that the play's first task will reach anyway, never with a password or
 a prompt, a bounded number of logins at a time, and no further login after one that was refused.
@@ -46,7 +47,7 @@ def connect(play: Any, play_context: Any) -> None:
         return
     # With two doors open both call.
     _seen.add(play._uuid)
-    hosts = versions.batch(play)[versions.forks() :]
+    hosts = versions.batch(play)
     if not hosts:
         return
     pid = os.fork()

@@ -52,14 +52,15 @@ except ImportError:  # before 2.19
 
 StockConnection = stock_ssh.Connection
 
-# Actions that run on the controller alone and so connect to nothing.
-_ON_CONTROLLER = frozenset(
+# Actions that boot no agent: they run on the controller alone, or ask nothing of the target that would need
+# one (ansible fact 13: network gear is managed with raw).
+_WITHOUT_AGENT = frozenset(
     prefix + name
     for prefix in ("", "ansible.builtin.", "ansible.legacy.")
     for name in (
         "add_host", "assert", "debug", "fail", "group_by", "import_role", "import_tasks", "include",
-        "include_role", "include_tasks", "include_vars", "meta", "pause", "set_fact", "set_stats",
-        "validate_argument_spec",
+        "include_role", "include_tasks", "include_vars", "meta", "pause", "raw", "script", "set_fact",
+        "set_stats", "validate_argument_spec", "wait_for_connection",
     )
 )  # fmt: skip
 
@@ -271,11 +272,6 @@ def _host_key_trouble(connection: Any, rc: int, stderr: bytes) -> bool:
 # ---- building a connection in the main process --------------------------------------------------------
 
 
-def forks() -> int:
-    """Return how many hosts core serves at the same time."""
-    return int(context.CLIARGS.get("forks") or C.DEFAULT_FORKS)
-
-
 def batch(play: Any) -> list[Any]:
     """Return the hosts of the current batch, in core's order, without those that an earlier play lost."""
     inventory = play.get_variable_manager()._inventory
@@ -306,7 +302,7 @@ def first_task(play: Any) -> FirstTask | None:
         return None
     blocks = play.pre_tasks or play.tasks
     task = blocks[0].block[0] if blocks and blocks[0].block else None
-    if task is None or not isinstance(task, Task) or task.action in _ON_CONTROLLER:
+    if task is None or not isinstance(task, Task) or task.action in _WITHOUT_AGENT:
         return None
     return FirstTask(
         when=bool(task.when or blocks[0].when),
