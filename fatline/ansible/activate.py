@@ -15,7 +15,7 @@ from ansible.plugins.loader import connection_loader
 from ansible.utils.display import Display
 
 import fatline
-from fatline.ansible import ahead, run, summary, versions
+from fatline.ansible import ahead, keys, run, summary, versions
 from fatline.ansible.connection import Connection, disabled
 
 SSH_NAMES = frozenset(("ssh", "smart", "ansible.builtin.ssh", "ansible.legacy.ssh"))
@@ -41,6 +41,7 @@ def activate(plugin_file: str | None = None) -> bool:
             display.warning(f"fatline is not active: {trouble}")
             return False
         _map_connections()
+        _spare_the_workers()
         atexit.register(_at_exit, os.getpid())
         run.current()
         return True
@@ -80,6 +81,12 @@ def _map_connections() -> None:
 
     get_with_context.fatline = True  # type: ignore[attr-defined]
     connection_loader.get_with_context = get_with_context
+
+
+def _spare_the_workers() -> None:
+    """Do once what every forked worker would do again: imports, and names that stay the same."""
+    versions.preload()
+    keys.control_path(b"")
 
 
 def _collection_mismatch(plugin_file: str | None) -> str:

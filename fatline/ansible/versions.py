@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import os
 import sys
@@ -100,6 +101,21 @@ def is_stock_ssh(candidate: Any) -> bool:
         return False
     module = sys.modules.get(candidate.__module__)
     return bool(getattr(module, "__file__", None) == stock_ssh.__file__)
+
+
+# What a worker imports when it runs its first module, by name because not every release has it.
+_IMPORTED_LATE = (
+    "encodings.ascii",
+    "ansible.module_utils._internal._json._profiles._module_legacy_c2m",
+    "ansible.module_utils._internal._json._profiles._module_legacy_m2c",
+)
+
+
+def preload() -> None:
+    """Import in the main process what each of its forked workers would import for itself."""
+    for name in _IMPORTED_LATE:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 # ---- options ----------------------------------------------------------------------------------------
