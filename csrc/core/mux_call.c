@@ -104,6 +104,7 @@ call_free(struct call *call)
         unpin(call);
         release_blobs(call);
         free_body(call);
+        call->client->names -= call->count;
         free(call);
     }
 }
@@ -390,6 +391,7 @@ call_new(struct client *client, struct agent *agent,
     call->agent = agent;
     call->frame = *frame;
     call->count = count;
+    client->names += count;
     call->parked = true;
     fl_list_init(&call->waiting);
     for (size_t i = 0; i < count; i++) {
@@ -416,7 +418,7 @@ bind_call(struct client *client, struct peer *sink,
                           frame, FL_BINDING_HELD, &binding)
                < 0)
     {
-        free(call);
+        call_free(call);
         mux_client_refuse(client, "this call's reply handle cannot be bound");
         return NULL;
     }
@@ -434,8 +436,15 @@ mux_call_begin(struct client *client, struct peer *sink,
     const size_t count = fl_get_u16(payload);
     const uint8_t *body = payload + 2 + count * FL_BLOB_NAME;
     const size_t size = frame->length - 2 - count * FL_BLOB_NAME;
-    struct call *call = bind_call(client, sink, frame, payload + 2, count);
+    struct call *call;
 
+    if (client->names + count > MUX_CLIENT_NAMES) {
+        mux_send_dead(&client->peer, frame->reply_to, frame->stream,
+                      FL_D_NOT_SENT,
+                      "the calls of this client name too many blobs");
+        return;
+    }
+    call = bind_call(client, sink, frame, payload + 2, count);
     if (call == NULL) {
         return;
     }

@@ -35,6 +35,8 @@
 #define MUX_AGENTS ((size_t)8192)
 /* Blob names one call may list. */
 #define MUX_CALL_NAMES 4096
+/* And all calls of one client together: about 4 MB of names. */
+#define MUX_CLIENT_NAMES ((size_t)65536)
 /* Blobs one client may be sending at the same time. */
 #define MUX_UPLOADS 256
 /* Leases one client may hold or wait for. */
@@ -89,6 +91,7 @@ struct client {
     struct fl_list uploads;
     size_t upload_count, parked_bytes;
     size_t claims; /* leases it holds, and waits for */
+    size_t names;  /* blob names that its calls list */
     /* The last route used, good while mux->route_epoch stands. */
     uint32_t cached_dst;
     uint64_t cached_epoch;

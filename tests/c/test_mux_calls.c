@@ -553,6 +553,31 @@ TEST(a_call_parked_over_a_new_nonce_gets_what_is_missing_by_then)
     tear_down(&s);
 }
 
+/* Rule 4: so are the lists of names, which cost the mux more than the wire. */
+TEST(the_names_that_calls_list_are_bounded)
+{
+    enum { LISTED = 4096, CALLS = 65536 / LISTED };
+    struct setup s;
+    uint8_t *payload = calloc(1, 2 + (size_t)LISTED * NAME);
+    uint32_t handle = 0;
+
+    set_up(&s, NULL);
+    fl_put_u16(payload, LISTED);
+    for (uint32_t i = 0; i < LISTED; i++) {
+        fl_put_u32(payload + 2 + (size_t)i * NAME, i + 1);
+    }
+    for (uint32_t i = 0; i < CALLS; i++) {
+        handle = call(&s.conn, s.agent.id, FL_H_EXEC, i + 1, payload,
+                      2 + (size_t)LISTED * NAME);
+        free(receive_for(s.conn.fd, handle).payload);
+    }
+    handle = call(&s.conn, s.agent.id, FL_H_EXEC, CALLS + 1, payload,
+                  2 + (size_t)LISTED * NAME);
+    receive_dead(s.conn.fd, handle, FL_D_NOT_SENT, "too many blobs");
+    free(payload);
+    tear_down(&s);
+}
+
 /* Rule 4: what waits is bounded, and refused in words. */
 TEST(calls_that_wait_have_a_cap)
 {
