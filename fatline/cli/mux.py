@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from fatline.mux import runtime_directory
 HELLO_SECONDS = 2.0
 END_SECONDS = 10.0
 POLL_SECONDS = 0.01
+MASTER_SECONDS = 5.0
 
 DESCRIPTION = """\
 The mux is one process per user. The first ansible-playbook that needs it starts it, and it ends by itself
@@ -158,9 +160,27 @@ def _process_of(path: Path) -> int:
     return 0
 
 
+def close_masters(directory: Path) -> int:
+    """Tell the ssh masters that stock commands left in the background to end; returns how many did.
+
+    ControlPersist keeps them, on the control paths that agents ride as well.
+    """
+    count = 0
+    for path in directory.glob("cp-*"):
+        # The host is not looked at: the control path says which master is meant.
+        command = ["ssh", "-F", "none", "-o", f"ControlPath={path}", "-O", "exit", "fatline"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(command, capture_output=True, check=False, timeout=MASTER_SECONDS)
+            count += done.returncode == 0
+    return count
+
+
 def _stop(_options: argparse.Namespace) -> int:
     directory = runtime_directory()
     words = [said for path in _sockets(directory) if (said := _stop_one(path))]
+    masters = close_masters(directory)
+    if masters:
+        words.append(f"closed {masters} ssh {'connection' if masters == 1 else 'connections'}")
     print(*words, sep="\n", end="\n" if words else "")
     if not words:
         print(f"no mux was running (looked in {directory})")

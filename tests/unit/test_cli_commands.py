@@ -90,6 +90,20 @@ def test_stop_ends_the_mux(fatline: Command, mux: str) -> None:
     assert (done.returncode, done.stdout.startswith("no mux was running")) == (0, True)
 
 
+def test_stop_closes_masters_that_stock_commands_left(
+    fatline: Command, tmp_path: Path, runtime_directory: Path
+) -> None:
+    """ControlPersist keeps a master in the background on a control path of Fatline's."""
+    runtime_directory.mkdir(mode=0o700, exist_ok=True)
+    path = runtime_directory / "cp-0123456789abcdef"
+    with PrivateSshd(tmp_path / "sshd") as server:
+        options = ["-M", "-f", "-N", "-o", f"ControlPath={path}", "-o", "ControlPersist=300"]
+        subprocess.run(["ssh", *options, *server.ssh_arguments()], check=True, timeout=30)
+        assert path.is_socket()
+        assert "closed 1 ssh connection" in fatline("mux", "stop").stdout
+        assert not path.exists()
+
+
 def test_stop_kills_a_mux_that_hangs(fatline: Command, mux: str) -> None:
     pid = int(figures(mux)["pid"])
     os.kill(pid, signal.SIGSTOP)
