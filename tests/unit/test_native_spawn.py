@@ -90,13 +90,18 @@ def test_an_unusable_program_is_told_from_a_missing_one(tmp_path: Path) -> None:
 
 
 def test_a_failure_leaves_no_child_and_no_descriptor() -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before, children = set(os.listdir("/proc/self/fd")), children_of_this_process()
     for _ in range(5):
         with pytest.raises(OSError):
             _native.spawn(["/nonexistent/program"])
     assert set(os.listdir("/proc/self/fd")) == before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children_of_this_process() == children
+
+
+def children_of_this_process() -> set[str]:
+    """Other tests may have servers running, so there can be some."""
+    lists = (path.read_text().split() for path in Path("/proc/self/task").glob("*/children"))
+    return {pid for pids in lists for pid in pids}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,8 @@ def test_signals_are_as_for_a_fresh_program() -> None:
         signal.signal(signal.SIGHUP, ignored)
     assert rc == 0
     seen = output.decode()
-    assert signals_of(seen, "SigIgn") == {signal.SIGHUP}
+    # Signals 32 and 33 are the C library's own: a program inherits them as they are and cannot change them.
+    assert signals_of(seen, "SigIgn") - {32, 33} == {signal.SIGHUP}
     assert signals_of(seen, "SigBlk") == set()
     assert signals_of(seen, "SigCgt") == set()
 
