@@ -110,7 +110,7 @@ def _connect_all(play: Any, play_context: Any, hosts: Sequence[Any]) -> None:
             # Templating is not safe in threads, so connections are built here and only used there.
             with contextlib.suppress(Exception):
                 connection, interpreter = versions.connection_for(play, play_context, host)
-                if play.become or play_context.become or not connection.get_option("pipelining"):
+                if play.become or play_context.become or versions.pipelining_is_off():
                     # Its modules do not come in a form that an agent runs warm.
                     interpreter = None
                 if isinstance(connection, Connection) and not versions.connection_password(connection):

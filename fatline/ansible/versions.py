@@ -132,6 +132,14 @@ def option_origin(connection: Any, option: str, variables: Mapping[str, Any] | N
     return str(origin)
 
 
+def pipelining_is_off() -> bool:
+    """Say whether the configuration, not a variable, switches pipelining off for ssh."""
+    value, origin = C.config.get_config_value_and_origin(
+        "pipelining", plugin_type="connection", plugin_name="ssh"
+    )
+    return origin != "default" and not value
+
+
 def register_options(connection: Any, name: str) -> None:
     """Make a connection's option definitions known under a second name (ansible fact 22)."""
     if not C.config.has_configuration_definition("connection", name):
