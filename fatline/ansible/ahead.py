@@ -104,7 +104,7 @@ def _connect_all(play: Any, play_context: Any, hosts: Sequence[Any]) -> None:
     refused = threading.Event()
     main_pid = os.getppid()
     with ThreadPoolExecutor(LOGINS_AT_A_TIME) as pool:
-        for host in hosts:
+        for number, host in enumerate(hosts):
             if refused.is_set() or os.getppid() != main_pid:
                 return
             # Templating is not safe in threads, so connections are built here and only used there.
@@ -113,6 +113,9 @@ def _connect_all(play: Any, play_context: Any, hosts: Sequence[Any]) -> None:
                 if play.become or play_context.become or versions.pipelining_is_off():
                     # Its modules do not come in a form that an agent runs warm.
                     interpreter = None
+                if interpreter is None and number < versions.forks():
+                    # Its worker logs in at this moment; without a lease to wait for, both would.
+                    continue
                 if isinstance(connection, Connection) and not versions.connection_password(connection):
                     pool.submit(_login, connection, interpreter, refused)
 

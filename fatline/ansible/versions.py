@@ -296,6 +296,11 @@ def _host_key_trouble(connection: Any, rc: int, stderr: bytes) -> bool:
 # ---- building a connection in the main process --------------------------------------------------------
 
 
+def forks() -> int:
+    """Return how many hosts core serves at the same time."""
+    return int(context.CLIARGS.get("forks") or C.DEFAULT_FORKS)
+
+
 def batch(play: Any) -> list[Any]:
     """Return the hosts of the current batch, in core's order, without those that an earlier play lost."""
     inventory = play.get_variable_manager()._inventory
