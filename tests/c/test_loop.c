@@ -190,37 +190,135 @@ TEST(many_descriptors_are_all_served)
     fl_loop_free(loop);
 }
 
-TEST(random_interests_come_back_as_set)
+enum { CROWD = 20 };
+
+/* Turns with the interests as they are; all ends can be read and written. */
+static void
+check_turns(struct fl_loop *loop, struct end ends[][2],
+            const unsigned *interest, int count, uint32_t turns)
 {
-    enum { MANY = 20 };
+    int expected = 0;
+
+    for (int i = 0; i < count; i++) {
+        expected += interest[i] != 0;
+    }
+    for (uint32_t turn = 0; turn < turns; turn++) {
+        for (int i = 0; i < count; i++) {
+            ends[i][0].seen = 0;
+        }
+        CHECK_INT(fl_loop_turn(loop, 0), expected);
+        for (int i = 0; i < count; i++) {
+            CHECK_INT(ends[i][0].seen, interest[i]);
+        }
+    }
+}
+
+static void
+try_random_interests(int count)
+{
     struct fl_loop *loop = new_loop();
-    struct end ends[MANY][2];
-    unsigned interest[MANY] = {0};
+    struct end ends[CROWD][2];
+    unsigned interest[CROWD] = {0};
     struct random random = {5};
 
-    for (int i = 0; i < MANY; i++) {
+    for (int i = 0; i < count; i++) {
         make_ends(ends[i]);
         watch(loop, &ends[i][0], 0);
         CHECK_INT(write(ends[i][1].fd, "x", 1), 1);
     }
     for (int round = 0; round < 2000; round++) {
-        const uint32_t n = random_below(&random, MANY);
-        int expected = 0;
+        const uint32_t n = random_below(&random, (uint32_t)count);
 
         interest[n] = random_below(&random, 4);
         CHECK_INT(fl_watch_set(ends[n][0].watch, interest[n]), 0);
-        for (int i = 0; i < MANY; i++) {
-            ends[i][0].seen = 0;
-            expected += interest[i] != 0;
-        }
-        CHECK_INT(fl_loop_turn(loop, 0), expected);
-        for (int i = 0; i < MANY; i++) {
-            CHECK_INT(ends[i][0].seen, interest[i]);
-        }
+        check_turns(loop, ends, interest, count, random_below(&random, 24));
     }
-    for (int i = 0; i < MANY; i++) {
+    for (int i = 0; i < count; i++) {
         close_ends(ends[i]);
     }
+    fl_loop_free(loop);
+}
+
+TEST(random_interests_come_back_as_set)
+{
+    try_random_interests(CROWD);
+}
+
+/* Often one is alone with something to read, for many turns. */
+TEST(random_interests_of_few_come_back_as_set)
+{
+    try_random_interests(2);
+}
+
+/* Turns in which nobody but `end` has something to read. */
+static void
+let_stream(struct fl_loop *loop, struct end *end, int turns)
+{
+    for (int turn = 0; turn < turns; turn++) {
+        end->seen = 0;
+        CHECK_INT(fl_loop_turn(loop, 1000), 1);
+        CHECK_INT(end->seen, FL_LOOP_READ);
+    }
+}
+
+static void
+read_byte(struct end *end)
+{
+    char byte;
+
+    CHECK_INT(read(end->fd, &byte, 1), 1);
+}
+
+TEST(one_that_streams_does_not_hide_the_others)
+{
+    struct fl_loop *loop = new_loop();
+    struct end a[2], b[2];
+
+    make_ends(a);
+    make_ends(b);
+    watch(loop, &a[0], FL_LOOP_READ);
+    watch(loop, &b[0], FL_LOOP_READ);
+    CHECK_INT(write(a[1].fd, "x", 1), 1);
+    let_stream(loop, &a[0], 30);
+    CHECK_INT(write(b[1].fd, "x", 1), 1);
+    CHECK_INT(fl_loop_turn(loop, 1000), 2);
+    CHECK_INT(b[0].seen, FL_LOOP_READ);
+    read_byte(&a[0]);
+    let_stream(loop, &b[0], 30);
+    CHECK_INT(write(a[1].fd, "x", 1), 1);
+    CHECK_INT(fl_loop_turn(loop, 1000), 2);
+    read_byte(&b[0]);
+    let_stream(loop, &a[0], 30);
+    read_byte(&a[0]);
+    CHECK_INT(fl_loop_turn(loop, 0), 0);
+    close_ends(a);
+    close_ends(b);
+    fl_loop_free(loop);
+}
+
+TEST(one_that_streams_may_be_paused_and_removed)
+{
+    struct fl_loop *loop = new_loop();
+    struct end ends[2];
+
+    make_ends(ends);
+    watch(loop, &ends[0], FL_LOOP_READ);
+    CHECK_INT(write(ends[1].fd, "x", 1), 1);
+    let_stream(loop, &ends[0], 30);
+    CHECK_INT(fl_watch_set(ends[0].watch, 0), 0);
+    CHECK_INT(fl_loop_turn(loop, 0), 0);
+    CHECK_INT(fl_watch_set(ends[0].watch, FL_LOOP_READ), 0);
+    let_stream(loop, &ends[0], 30);
+    CHECK_INT(fl_watch_set(ends[0].watch, FL_LOOP_HANGUP), 0);
+    CHECK_INT(fl_loop_turn(loop, 0), 0);
+    fl_os_close(ends[1].fd);
+    ends[1].fd = -1;
+    CHECK_INT(fl_loop_turn(loop, 1000), 1);
+    CHECK(ends[0].seen & FL_LOOP_HANGUP);
+    fl_watch_free(ends[0].watch);
+    ends[0].watch = NULL;
+    CHECK_INT(fl_loop_turn(loop, 0), 0);
+    close_ends(ends);
     fl_loop_free(loop);
 }
 
