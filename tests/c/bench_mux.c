@@ -7,7 +7,9 @@
  * same kernel objects: two processes, one a direction, that do nothing but
  * read(128 KiB) and write. The same client and agent code drives both. The
  * ratio of rates is that of their medians; the one of round trips is the
- * median of the pairs' ratios. Other work on the machine distorts all of them.
+ * median of the pairs' ratios. Other work on the machine distorts all of
+ * them; the ratio of the processor time that client, agent and what is between
+ * them took together says how far.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -18,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -341,14 +344,30 @@ make_path(enum how how, const struct scenario *s)
     return path;
 }
 
-static void
+static double
+cpu_seconds(const struct rusage *usage)
+{
+    return (double)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec)
+           + (double)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1e6;
+}
+
+/* Ends its processes; the processor time that they took, in seconds. */
+static double
 end_path(struct path *path)
 {
+    double cpu = 0;
+
     (void)close(path->client_fd);
     for (size_t i = 0; i < path->pid_count; i++) {
+        struct rusage usage;
+
         (void)kill(path->pids[i], SIGKILL);
-        (void)waitpid(path->pids[i], NULL, 0);
+        if (wait4(path->pids[i], NULL, 0, &usage) < 0) {
+            fail("wait4");
+        }
+        cpu += cpu_seconds(&usage);
     }
+    return cpu;
 }
 
 static void
@@ -406,20 +425,35 @@ time_round_trips(const struct path *path, const struct scenario *s)
     return (double)(fl_os_now_us() - start) / 1e6;
 }
 
-/* In the scenario's unit. */
-static double
+/* One measurement: in the scenario's unit, and in seconds of processor time.
+ */
+struct sample {
+    double value, cpu;
+};
+
+static struct sample
 measure(enum how how, const struct scenario *s)
 {
     struct path path = make_path(how, s);
-    const double seconds = s->round_trip ? time_round_trips(&path, s)
-                                         : time_stream(&path, s);
+    struct rusage before, after;
+    struct sample sample;
+    double seconds;
 
-    end_path(&path);
+    (void)getrusage(RUSAGE_SELF, &before);
+    seconds = s->round_trip ? time_round_trips(&path, s)
+                            : time_stream(&path, s);
+    (void)getrusage(RUSAGE_SELF, &after);
+    sample.cpu = cpu_seconds(&after) - cpu_seconds(&before) + end_path(&path);
     if (s->round_trip) {
-        return seconds * 1e6 / (double)s->frames;
+        sample.value = seconds * 1e6 / (double)s->frames;
     }
-    return (double)s->frames / seconds
-           * (strcmp(s->unit, "bytes/s") == 0 ? (double)s->frame_size : 1.0);
+    else {
+        sample.value = (double)s->frames / seconds
+                       * (strcmp(s->unit, "bytes/s") == 0
+                              ? (double)s->frame_size
+                              : 1.0);
+    }
+    return sample;
 }
 
 static int
@@ -438,21 +472,26 @@ median(double *values, size_t count)
 }
 
 struct result {
-    double mux, relay, ratio;
+    double mux, relay, ratio, cpu_ratio;
     bool met;
 };
 
 static struct result
 compare_in_turn(const struct scenario *s, size_t pairs)
 {
-    double mux[PAIRS_MAX], relay[PAIRS_MAX], ratio[PAIRS_MAX];
+    double mux[PAIRS_MAX], relay[PAIRS_MAX], ratio[PAIRS_MAX], cpu[PAIRS_MAX];
     struct result result;
 
     for (size_t i = 0; i < pairs; i++) {
-        relay[i] = measure(HOW_RELAY, s);
-        mux[i] = measure(HOW_MUX, s);
+        const struct sample with_relay = measure(HOW_RELAY, s);
+        const struct sample with_mux = measure(HOW_MUX, s);
+
+        relay[i] = with_relay.value;
+        mux[i] = with_mux.value;
         ratio[i] = mux[i] / relay[i];
+        cpu[i] = with_mux.cpu / with_relay.cpu;
     }
+    result.cpu_ratio = median(cpu, pairs);
     result.mux = median(mux, pairs);
     result.relay = median(relay, pairs);
     result.ratio = s->round_trip ? median(ratio, pairs)
@@ -470,15 +509,17 @@ print_result(const struct scenario *s, const struct result *r, bool json,
     if (json) {
         (void)printf("%s\n  {\"name\": \"%s\", \"unit\": \"%s\", \"mux\": "
                      "%.6g, \"relay\": %.6g, \"ratio\": %.4f, "
-                     "\"goal_ratio\": %g, \"goal\": %g, \"met\": %s}",
+                     "\"cpu_ratio\": %.4f, \"goal_ratio\": %g, "
+                     "\"goal\": %g, \"met\": %s}",
                      first ? "" : ",", s->name, s->unit, r->mux, r->relay,
-                     r->ratio, s->goal_ratio, s->goal_rate,
+                     r->ratio, r->cpu_ratio, s->goal_ratio, s->goal_rate,
                      r->met ? "true" : "false");
     }
     else {
-        (void)printf("%-30s mux %12.6g  relay %12.6g %-8s  ratio %.3f  %s\n",
+        (void)printf("%-28s mux %11.6g  relay %11.6g %-8s  ratio %.3f  cpu "
+                     "ratio %.3f  %s\n",
                      s->name, r->mux, r->relay, s->unit, r->ratio,
-                     r->met ? "met" : "MISSED");
+                     r->cpu_ratio, r->met ? "met" : "MISSED");
     }
     (void)fflush(stdout);
 }
