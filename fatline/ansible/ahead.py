@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fatline.ansible import agents, run, versions
-from fatline.ansible.connection import Connection
+from fatline.ansible.ssh import Connection
 from fatline.ansible.sshargs import SshPlan, persist_seconds
 from fatline.client import get_client
 from fatline.errors import BootError, FatlineError

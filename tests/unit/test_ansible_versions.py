@@ -18,7 +18,7 @@ from ansible.plugins.connection import ssh as stock_ssh
 from ansible.plugins.loader import connection_loader
 
 from fatline.ansible import activate, versions
-from fatline.ansible.connection import Connection
+from fatline.ansible.ssh import Connection
 
 COLLECTION = Path(__file__).parents[2] / "ansible_plugins"
 

@@ -22,11 +22,11 @@ extends_documentation_fragment:
   - connection_pipelining
 """
 
-from fatline.ansible import connection, versions
+from fatline.ansible import ssh, versions
 
 # Under an ansible-core that does not fit this is core's own connection and nothing more: the file is
 # loaded inside tasks, where no warning may be given (rule 12).
-Base = versions.StockConnection if versions.misfit() else connection.Connection
+Base = versions.StockConnection if versions.misfit() else ssh.Connection
 
 
 class Connection(Base):  # type: ignore[misc]
