@@ -16,8 +16,8 @@ from ansible.utils.display import Display
 
 import fatline
 from fatline.ansible import ahead, keys, run, summary, versions
-from fatline.ansible.connection import disabled
 from fatline.ansible.ssh import Connection
+from fatline.ansible.switches import disabled
 
 SSH_NAMES = frozenset(("ssh", "smart", "ansible.builtin.ssh", "ansible.legacy.ssh"))
 

@@ -23,6 +23,7 @@ from fatline import boot, files, runs
 from fatline.ansible import agents, keys, payload, run, summary, versions
 from fatline.ansible.agents import Agent, Place
 from fatline.ansible.decide import Decision, Route, Situation, decide, is_startup_variable
+from fatline.ansible.switches import disabled
 from fatline.client import Client, get_client
 from fatline.errors import BootError, Dead, FatlineError, Refused, RemoteError
 from fatline.protocol import Death
@@ -78,11 +79,6 @@ class Job:
 
 class Fallback(Exception):
     """The stock plugin's own method does it; nothing of it has been sent."""
-
-
-def disabled() -> bool:
-    """Say whether the user has switched Fatline off."""
-    return os.environ.get("FATLINE_DISABLE", "0") not in ("", "0")
 
 
 class AgentConnection(ConnectionBase):  # type: ignore[misc]

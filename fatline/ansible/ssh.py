@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 from fatline import boot, mux
 from fatline.ansible import agents, keys, run, sshargs, summary, versions
 from fatline.ansible.agents import Place
-from fatline.ansible.connection import AgentConnection, Fallback, Job, Link, Result, disabled
+from fatline.ansible.connection import AgentConnection, Fallback, Job, Link, Result
 from fatline.ansible.decide import Situation
 from fatline.ansible.sshargs import SshPlan
+from fatline.ansible.switches import disabled
 from fatline.client import Client, get_client
 from fatline.errors import BootError, FatlineError
 
