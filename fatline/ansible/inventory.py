@@ -23,7 +23,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseFileInventoryPlugin
 from ansible.plugins.inventory.yaml import InventoryModule as StockInventory
 
-from fatline.ansible import yaml_versions
+from fatline.ansible import dataloader_versions
 from fatline.ansible.switches import disabled
 
 # A key of the outermost mapping, as people write it: at the beginning of a line, or first in a flow mapping.
@@ -140,7 +140,7 @@ class _Uncopied:
 
     def load_from_file(self, file_name: str, *args: Any, **kwargs: Any) -> Any:
         if file_name == self._path and not args and kwargs.get("cache") in (False, "none"):
-            return yaml_versions.load_uncopied(self._loader, file_name, kwargs)
+            return dataloader_versions.load_uncopied(self._loader, file_name, kwargs)
         return self._loader.load_from_file(file_name, *args, **kwargs)
 
 

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 
-from fatline.ansible import yaml_versions
+from fatline.ansible import dataloader_versions
 from fatline.ansible.comparison import Difference, differences
 
 PLUGIN = "fatline.core.yaml"
@@ -55,7 +55,7 @@ def snapshot(source: str, secrets: Any = None) -> dict[str, Any]:
     """Load `source` as the command line tools do; return hosts, groups and what was said."""
     loader = DataLoader()
     loader.set_vault_secrets(secrets)
-    yaml_versions.forget_what_was_said()
+    dataloader_versions.forget_what_was_said()
     said = io.StringIO()
     failure = ""
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):

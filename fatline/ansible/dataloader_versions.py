@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The part of the version module that concerns YAML, apart because the inventory's door must be quick.
+"""The part of the version module that concerns DataLoader, apart because the inventory's door must be quick.
 
 Private names used, and why there is no public way:
 
