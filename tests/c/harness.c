@@ -560,3 +560,19 @@ agent_close(struct fake_agent *agent)
     fl_os_close(agent->errors);
     agent_kill(agent);
 }
+
+void
+set_up(struct setup *s, const struct fl_mux_config *config)
+{
+    mux_start(&s->mux, config);
+    conn_open(&s->mux, &s->conn);
+    agent_open(&s->conn, NULL, &s->agent);
+}
+
+void
+tear_down(struct setup *s)
+{
+    agent_close(&s->agent);
+    conn_close(&s->conn);
+    mux_stop(&s->mux);
+}

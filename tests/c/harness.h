@@ -45,6 +45,20 @@ struct fake_agent {
     pid_t ssh;  /* 0: none */
 };
 
+/* One mux, one client, one agent: what most tests need. */
+struct setup {
+    struct mux_process mux;
+    struct conn conn;
+    struct fake_agent agent;
+};
+
+/* `config` as for mux_start(). */
+void
+set_up(struct setup *s, const struct fl_mux_config *config);
+
+void
+tear_down(struct setup *s);
+
 /* Starts a mux; `config` may be NULL, its descriptor and path are ignored. */
 void
 mux_start(struct mux_process *mux, const struct fl_mux_config *config);

@@ -14,29 +14,6 @@
 #include "os.h"
 #include "runner.h"
 
-/* One mux, one client, one agent: what most tests need. */
-struct setup {
-    struct mux_process mux;
-    struct conn conn;
-    struct fake_agent agent;
-};
-
-static void
-set_up(struct setup *s)
-{
-    mux_start(&s->mux, NULL);
-    conn_open(&s->mux, &s->conn);
-    agent_open(&s->conn, NULL, &s->agent);
-}
-
-static void
-tear_down(struct setup *s)
-{
-    agent_close(&s->agent);
-    conn_close(&s->conn);
-    mux_stop(&s->mux);
-}
-
 /* HELLO */
 
 TEST(each_client_gets_an_id_of_its_own)
@@ -245,7 +222,7 @@ TEST(found_tells_idle_time_and_the_agents_hello)
     struct setup s;
     struct message m;
 
-    set_up(&s);
+    set_up(&s, NULL);
     agent_hello(&s.agent, 'n');
     do {
         m = receive_for(s.conn.fd, attach(&s.conn, 'k', true));
@@ -292,7 +269,7 @@ TEST(an_agent_without_an_alias_is_not_found_under_zeros)
 {
     struct setup s;
 
-    set_up(&s);
+    set_up(&s, NULL);
     (void)attached(&s.conn, attach(&s.conn, 0, false), FL_A_NONE);
     tear_down(&s);
 }
@@ -361,7 +338,7 @@ TEST(a_call_goes_out_unchanged_and_its_answers_come_back)
     struct message m;
     uint32_t handle;
 
-    set_up(&s);
+    set_up(&s, NULL);
     handle = call(&s.conn, s.agent.id, FL_H_FILE, 7, "body", 4);
     m = receive(s.agent.wire);
     CHECK_INT(m.frame.dst_id, s.agent.id);
@@ -392,7 +369,7 @@ TEST(after_the_last_answer_the_handle_is_closed)
     struct setup s;
     uint32_t handle;
 
-    set_up(&s);
+    set_up(&s, NULL);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     free(receive(s.agent.wire).payload);
     reply(&s.agent, &s.conn, handle, 0, FL_F_LAST, "\4", 1);
@@ -411,7 +388,7 @@ TEST(only_the_callee_may_answer)
     struct fake_agent other;
     uint32_t handle;
 
-    set_up(&s);
+    set_up(&s, NULL);
     agent_open(&s.conn, &other_key, &other);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     free(receive(s.agent.wire).payload);
@@ -434,7 +411,7 @@ TEST(a_lying_agent_is_dropped_and_counted)
     struct fl_frame frame;
     uint32_t handle;
 
-    set_up(&s);
+    set_up(&s, NULL);
     agent_open(&s.conn, &other_key, &other);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     free(receive(s.agent.wire).payload);
@@ -469,7 +446,7 @@ TEST(a_client_that_speaks_as_another_is_closed_with_words)
     struct conn liar;
     struct fl_frame frame = {.handle = FL_H_STATUS, .reply_to = 1000};
 
-    set_up(&s);
+    set_up(&s, NULL);
     conn_open(&s.mux, &liar);
     frame.src_id = s.conn.id;
     send_frame(liar.fd, &frame, NULL, 0);
@@ -491,7 +468,7 @@ TEST(a_client_cannot_address_a_client)
     struct setup s;
     struct conn other;
 
-    set_up(&s);
+    set_up(&s, NULL);
     conn_open(&s.mux, &other);
     receive_dead(s.conn.fd, call(&s.conn, other.id, FL_H_PING, 0, NULL, 0),
                  FL_D_REJECTED, "clients do not talk");
@@ -504,7 +481,7 @@ TEST(an_unknown_context_is_rejected_and_an_ended_one_not_sent)
 {
     struct setup s;
 
-    set_up(&s);
+    set_up(&s, NULL);
     receive_dead(s.conn.fd, call(&s.conn, 9999, FL_H_PING, 0, NULL, 0),
                  FL_D_REJECTED, "no such context");
     agent_kill(&s.agent);
@@ -521,7 +498,7 @@ TEST(a_reply_handle_belongs_to_one_callee)
     struct fake_agent other;
     uint32_t handle;
 
-    set_up(&s);
+    set_up(&s, NULL);
     agent_open(&s.conn, &other_key, &other);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     s.conn.next_handle = handle; /* once more */
@@ -538,7 +515,7 @@ TEST(an_agents_own_is_dead_ends_the_call)
     struct fl_frame frame;
     uint32_t handle;
 
-    set_up(&s);
+    set_up(&s, NULL);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     frame = (struct fl_frame){.flags = FL_F_LAST,
                               .dst_id = s.conn.id,
@@ -556,7 +533,7 @@ TEST(a_message_the_mux_does_not_know_is_rejected)
 {
     struct setup s;
 
-    set_up(&s);
+    set_up(&s, NULL);
     receive_dead(s.conn.fd, call(&s.conn, 0, FL_H_EXEC, 0, "\0\0", 2),
                  FL_D_REJECTED, "does not listen");
     tear_down(&s);
@@ -590,7 +567,7 @@ TEST(kill_9_of_ssh_is_told_at_once_with_its_last_words)
     uint32_t handle;
     uint64_t start;
 
-    set_up(&s);
+    set_up(&s, NULL);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     free(receive(s.agent.wire).payload);
     CHECK(write(s.agent.errors, "first\r\nclosed by\x1b[31m host\n", 27) > 0);
@@ -612,7 +589,7 @@ TEST(what_came_before_the_death_is_delivered_before_the_news)
     size_t sent = 0, got = 0;
     struct message m;
 
-    set_up(&s);
+    set_up(&s, NULL);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     CHECK_INT(kill(s.mux.pid, SIGSTOP), 0);
     /* As much as fits the socket, while the mux does not look. */
@@ -642,7 +619,7 @@ TEST(every_bound_caller_of_a_dead_agent_hears_of_it)
     struct conn conns[CALLERS];
     uint32_t handles[CALLERS];
 
-    set_up(&s);
+    set_up(&s, NULL);
     for (int i = 0; i < CALLERS; i++) {
         conn_open(&s.mux, &conns[i]);
         CHECK_INT(
@@ -665,7 +642,7 @@ TEST(a_closed_wire_is_a_death_even_while_ssh_lives)
     struct setup s;
     uint32_t handle;
 
-    set_up(&s);
+    set_up(&s, NULL);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     free(receive(s.agent.wire).payload);
     fl_os_close(s.agent.wire);
@@ -684,7 +661,7 @@ TEST(a_call_still_queued_was_not_sent)
     struct conn second;
     uint32_t left, queued;
 
-    set_up(&s);
+    set_up(&s, NULL);
     conn_open(&s.mux, &second);
     /* Nobody reads the wire: the first call fills it, the second waits. */
     left = call(&s.conn, s.agent.id, FL_H_DATA, 1, filler, sizeof(filler));
@@ -705,7 +682,7 @@ TEST(garbage_from_an_agent_is_quoted_and_ends_it)
     uint32_t handle;
     char *text;
 
-    set_up(&s);
+    set_up(&s, NULL);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     send_bytes(s.agent.wire, "Segmentation fault\n", 19);
     receive_dead(s.conn.fd, handle, FL_D_LOST, "\"Segmentation fault\\x0a\"");
@@ -721,7 +698,7 @@ TEST(garbage_from_a_client_is_quoted_and_ends_it_alone)
     struct setup s;
     int fd;
 
-    set_up(&s);
+    set_up(&s, NULL);
     fd = mux_connect(&s.mux);
     send_bytes(fd, "GET / HTTP/1.1\r\n", 16);
     receive_dead(fd, 0, FL_D_REJECTED, "GET / HTTP");
@@ -738,7 +715,7 @@ TEST(a_dead_clients_calls_are_cancelled_and_others_go_on)
     struct message m;
     uint32_t handle, theirs;
 
-    set_up(&s);
+    set_up(&s, NULL);
     conn_open(&s.mux, &dying);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 1, NULL, 0);
     free(receive(s.agent.wire).payload);
@@ -836,7 +813,7 @@ TEST(a_retired_agent_is_not_found_and_ends_when_it_is_done)
     uint8_t id[4];
     uint32_t handle;
 
-    set_up(&s);
+    set_up(&s, NULL);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     free(receive(s.agent.wire).payload);
     fl_put_u32(id, s.agent.id);
@@ -860,7 +837,7 @@ TEST(shutdown_closes_the_wire_now)
     uint8_t id[4];
     uint32_t handle, asked;
 
-    set_up(&s);
+    set_up(&s, NULL);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     fl_put_u32(id, s.agent.id);
     asked = call(&s.conn, 0, FL_H_SHUTDOWN, 0, id, 4);
@@ -899,7 +876,7 @@ TEST(an_agent_routes_for_its_descendants)
     uint8_t id[4];
     uint32_t first, handle;
 
-    set_up(&s);
+    set_up(&s, NULL);
     first = allocate(&s, 2);
     fl_put_u32(id, first);
     receive_dead(s.conn.fd, call(&s.conn, first, FL_H_PING, 0, NULL, 0),
@@ -930,7 +907,7 @@ TEST(the_routes_of_a_dead_agent_end_with_it)
     uint8_t id[4];
     uint32_t first;
 
-    set_up(&s);
+    set_up(&s, NULL);
     first = allocate(&s, 1);
     fl_put_u32(id, first);
     tell_mux(&s.agent, FL_H_ADD_ROUTE, 0, id, 4);
@@ -949,7 +926,7 @@ TEST(too_many_ids_are_refused)
     struct setup s;
     uint8_t payload[4];
 
-    set_up(&s);
+    set_up(&s, NULL);
     fl_put_u32(payload, 65);
     tell_mux(&s.agent, FL_H_ALLOCATE_ID, 5000, payload, 4);
     receive_dead(s.agent.wire, 5000, FL_D_REJECTED, "no more");
@@ -961,7 +938,7 @@ TEST(an_agent_may_ping_the_mux)
     struct setup s;
     struct message m;
 
-    set_up(&s);
+    set_up(&s, NULL);
     tell_mux(&s.agent, FL_H_PING, 5000, "hi", 2);
     m = receive_for(s.agent.wire, 5000);
     CHECK_INT(m.frame.flags, FL_F_LAST);
@@ -1015,7 +992,7 @@ TEST(a_stuck_agent_pauses_its_caller_and_nobody_else)
     size_t sent, got = 0;
     char data[65536];
 
-    set_up(&s);
+    set_up(&s, NULL);
     conn_open(&s.mux, &other);
     agent_open(&other, &other_key, &fast);
     frame = (struct fl_frame){
@@ -1049,7 +1026,7 @@ TEST(a_client_that_does_not_read_pauses_only_who_writes_to_it)
     uint32_t handle;
     size_t sent;
 
-    set_up(&s);
+    set_up(&s, NULL);
     conn_open(&s.mux, &other);
     agent_open(&other, &other_key, &fast);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
@@ -1083,7 +1060,7 @@ TEST(a_client_that_asks_and_never_reads_is_not_served_for_ever)
     const struct fl_frame frame = {.handle = FL_H_STATUS, .reply_to = 4000};
     struct fl_frame mine = frame;
 
-    set_up(&s);
+    set_up(&s, NULL);
     conn_open(&s.mux, &other);
     mine.src_id = s.conn.id;
     CHECK(stuff(s.conn.fd, &mine, 0, (size_t)8 << 20) < (size_t)2 << 20);
@@ -1099,7 +1076,7 @@ TEST(a_paused_client_that_dies_is_let_go)
     struct conn other;
     struct fl_frame frame;
 
-    set_up(&s);
+    set_up(&s, NULL);
     conn_open(&s.mux, &other);
     frame = (struct fl_frame){
         .dst_id = s.agent.id, .src_id = s.conn.id, .handle = FL_H_DATA};
@@ -1135,7 +1112,7 @@ TEST(status_tells_what_there_is)
     struct fake_agent second;
     char *text;
 
-    set_up(&s);
+    set_up(&s, NULL);
     agent_open(&s.conn, &spaced, &second);
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         CHECK(status_number(&s.conn, names[i]) >= 0);
@@ -1164,7 +1141,7 @@ TEST(stop_tells_everybody_and_unlinks_the_socket)
     uint32_t handle;
     pid_t ssh;
 
-    set_up(&s);
+    set_up(&s, NULL);
     conn_open(&s.mux, &stopper);
     handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
     free(receive(s.agent.wire).payload);
@@ -1192,7 +1169,7 @@ TEST(an_agent_opened_after_stop_is_turned_away)
     struct setup s;
     struct fake_agent late;
 
-    set_up(&s);
+    set_up(&s, NULL);
     CHECK_INT(kill(s.mux.pid, SIGSTOP), 0);
     (void)call(&s.conn, 0, FL_H_STOP, 0, NULL, 0);
     (void)agent_send_open(&s.conn, NULL, &late);
@@ -1359,7 +1336,7 @@ TEST(a_secret_is_wiped_after_the_write)
                                         "correct horse battery staple"};
     struct setup s;
 
-    set_up(&s);
+    set_up(&s, NULL);
     for (int secret = 0; secret < 2; secret++) {
         const struct fl_frame frame = {
             .flags = secret ? FL_F_SECRET : 0,

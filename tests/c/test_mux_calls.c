@@ -10,28 +10,6 @@
 
 #define NAME FL_BLOB_NAME
 
-struct setup {
-    struct mux_process mux;
-    struct conn conn;
-    struct fake_agent agent;
-};
-
-static void
-set_up(struct setup *s, const struct fl_mux_config *config)
-{
-    mux_start(&s->mux, config);
-    conn_open(&s->mux, &s->conn);
-    agent_open(&s->conn, NULL, &s->agent);
-}
-
-static void
-tear_down(struct setup *s)
-{
-    agent_close(&s->agent);
-    conn_close(&s->conn);
-    mux_stop(&s->mux);
-}
-
 /* Names are letters, 32 times each. */
 static void
 put_names(uint8_t *out, const char *letters)

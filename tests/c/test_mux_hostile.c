@@ -17,28 +17,6 @@
 
 #define VECTORS (sizeof(vectors) / sizeof(vectors[0]))
 
-struct setup {
-    struct mux_process mux;
-    struct conn witness;
-    struct fake_agent agent;
-};
-
-static void
-set_up(struct setup *s)
-{
-    mux_start(&s->mux, NULL);
-    conn_open(&s->mux, &s->witness);
-    agent_open(&s->witness, NULL, &s->agent);
-}
-
-static void
-tear_down(struct setup *s)
-{
-    agent_close(&s->agent);
-    conn_close(&s->witness);
-    mux_stop(&s->mux);
-}
-
 /* Sends what the mux takes; it may close at any byte. */
 static void
 throw_at(int fd, const void *data, size_t size)
@@ -87,7 +65,7 @@ TEST(vectors_with_every_bit_flipped_from_a_client)
     struct setup s;
     uint8_t data[1024];
 
-    set_up(&s);
+    set_up(&s, NULL);
     for (size_t i = 0; i < VECTORS; i++) {
         const size_t bits = 8 * (vectors[i].size < 40 ? vectors[i].size : 40);
 
@@ -100,10 +78,10 @@ TEST(vectors_with_every_bit_flipped_from_a_client)
             throw_at(conn.fd, data, vectors[i].size);
             conn_close(&conn);
         }
-        nothing_came(&s.witness);
+        nothing_came(&s.conn);
     }
-    wait_for_status(&s.witness, "clients", 1);
-    CHECK_INT(status_number(&s.witness, "agents"), 1);
+    wait_for_status(&s.conn, "clients", 1);
+    CHECK_INT(status_number(&s.conn, "agents"), 1);
     tear_down(&s);
 }
 
@@ -114,7 +92,7 @@ TEST(vectors_with_every_bit_flipped_from_an_agent)
     struct setup s;
     uint8_t data[1024];
 
-    set_up(&s);
+    set_up(&s, NULL);
     for (size_t i = 0; i < VECTORS; i++) {
         const size_t bits = 8 * (vectors[i].size < 40 ? vectors[i].size : 40);
 
@@ -130,7 +108,7 @@ TEST(vectors_with_every_bit_flipped_from_an_agent)
             agent_close(&agent);
             conn_close(&conn);
         }
-        nothing_came(&s.witness);
+        nothing_came(&s.conn);
     }
     tear_down(&s);
 }
@@ -140,7 +118,7 @@ TEST(vectors_cut_at_every_byte)
     struct setup s;
     uint8_t data[1024];
 
-    set_up(&s);
+    set_up(&s, NULL);
     for (size_t i = 0; i < VECTORS; i++) {
         const size_t most = vectors[i].size < 80 ? vectors[i].size : 80;
 
@@ -153,7 +131,7 @@ TEST(vectors_cut_at_every_byte)
             conn_close(&conn);
         }
     }
-    wait_for_status(&s.witness, "clients", 1);
+    wait_for_status(&s.conn, "clients", 1);
     tear_down(&s);
 }
 
@@ -196,7 +174,7 @@ TEST(random_messages_from_clients_and_agents)
     struct random random = {23};
     uint8_t data[256];
 
-    set_up(&s);
+    set_up(&s, NULL);
     for (int round = 0; round < 150; round++) {
         struct fake_agent agent;
         struct conn conn, owner;
@@ -216,9 +194,9 @@ TEST(random_messages_from_clients_and_agents)
         conn_close(&conn);
         conn_close(&owner);
     }
-    /* The witness's own agent may have been shut down by a client. */
-    discard(s.witness.fd);
-    (void)status_number(&s.witness, "agents");
+    /* The setup's own agent may have been shut down by a client. */
+    discard(s.conn.fd);
+    (void)status_number(&s.conn, "agents");
     tear_down(&s);
 }
 
