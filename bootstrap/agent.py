@@ -2785,6 +2785,8 @@ class Agent(object):
         raise Refusal(UNSUPPORTED, 'nothing listens on handle %d here' % frame.handle)
 
     def on_ping(self, frame):
+        if len(frame.payload) >= PAYLOAD_MAX:
+            raise Refusal(MALFORMED, 'with its kind, the answer would be too long')
         Reply(self, frame).send(PONG, frame.payload, LAST)
 
     def check_call(self, frame):

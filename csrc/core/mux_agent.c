@@ -441,27 +441,13 @@ static void
 do_ping(struct agent *agent, const struct fl_frame *frame,
         const uint8_t *payload)
 {
-    const struct fl_frame reply = {
-        .flags = FL_F_LAST,
-        .dst_id = frame->src_id,
-        .handle = frame->reply_to,
-        .stream = frame->stream,
-    };
-    const uint8_t kind = FL_K_PONG;
-
-    mux_send(&agent->peer, &reply, &kind, 1, payload, frame->length);
+    mux_pong(&agent->peer, frame, payload);
 }
 
 static void
 do_allocate(struct agent *agent, const struct fl_frame *frame,
             const uint8_t *payload)
 {
-    const struct fl_frame reply = {
-        .flags = FL_F_LAST,
-        .dst_id = frame->src_id,
-        .handle = frame->reply_to,
-        .stream = frame->stream,
-    };
     uint8_t answer[4];
     uint32_t first;
 
@@ -474,7 +460,7 @@ do_allocate(struct agent *agent, const struct fl_frame *frame,
         return;
     }
     fl_put_u32(answer, first);
-    mux_send(&agent->peer, &reply, answer, sizeof(answer), NULL, 0);
+    mux_answer(&agent->peer, frame, answer, sizeof(answer));
 }
 
 static void
@@ -546,7 +532,7 @@ static const struct message {
 } messages[] = {
     {FL_H_HELLO, HELLO_MIN, MUX_AGENT_HELLO_MAX, false, do_hello},
     {FL_H_NEED_BLOB, 8 + FL_BLOB_NAME, FL_PAYLOAD_MAX, false, mux_need_blob},
-    {FL_H_PING, 0, FL_PAYLOAD_MAX - 1, true, do_ping},
+    {FL_H_PING, 0, FL_PAYLOAD_MAX, true, do_ping},
     {FL_H_ALLOCATE_ID, 4, 4, true, do_allocate},
     {FL_H_ADD_ROUTE, 4, 4, false, do_add_route},
     {FL_H_DEL_ROUTE, 4, 4, false, do_del_route},

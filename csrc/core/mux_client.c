@@ -130,23 +130,6 @@ mux_client_refuse(struct client *client, const char *text)
     mux_doom(&client->peer);
 }
 
-/* Answers a request to the mux. */
-static void
-answer(struct client *client, const struct fl_frame *request,
-       const void *payload, size_t size)
-{
-    const struct fl_frame frame = {
-        .flags = FL_F_LAST,
-        .dst_id = peer_id(&client->peer),
-        .handle = request->reply_to,
-        .stream = request->stream,
-    };
-
-    if (request->reply_to != 0) {
-        mux_send(&client->peer, &frame, payload, size, NULL, 0);
-    }
-}
-
 static void
 reject(struct client *client, const struct fl_frame *request,
        const char *reason)
@@ -391,7 +374,7 @@ do_hello(struct client *client, const struct fl_frame *frame,
     }
     fl_put_u16(reply, FL_VERSION);
     fl_put_u32(reply + 2, peer_id(&client->peer));
-    answer(client, frame, reply, sizeof(reply));
+    mux_answer(&client->peer, frame, reply, sizeof(reply));
 }
 
 static void
@@ -494,7 +477,7 @@ agent_opened(struct client *client, const struct fl_frame *frame,
     if (attach(client, agent) < 0) {
         mux_overflow(&client->peer, -ENOMEM);
     }
-    answer(client, frame, reply, sizeof(reply));
+    mux_answer(&client->peer, frame, reply, sizeof(reply));
     if (lease != NULL) {
         fulfil_lease(lease, agent);
     }
@@ -560,11 +543,11 @@ do_abandon(struct client *client, const struct fl_frame *frame,
     struct lease *lease = find_lease(client->peer.mux, payload);
 
     if (lease != NULL && lease->holder == client) {
-        answer(client, frame, NULL, 0);
+        mux_answer(&client->peer, frame, NULL, 0);
         pass_lease(lease);
     }
     else if (lease != NULL && stop_waiting(client, lease)) {
-        answer(client, frame, NULL, 0);
+        mux_answer(&client->peer, frame, NULL, 0);
     }
     else {
         reject(client, frame, "the key is not leased to this client");
@@ -603,7 +586,7 @@ do_retire(struct client *client, const struct fl_frame *frame,
         return;
     }
     agent->retired = true;
-    answer(client, frame, NULL, 0);
+    mux_answer(&client->peer, frame, NULL, 0);
     attachment = find_attachment(client, agent);
     if (attachment != NULL) {
         mux_detach(attachment);
@@ -618,7 +601,7 @@ do_shutdown(struct client *client, const struct fl_frame *frame,
     struct agent *agent = named_agent(client, frame, payload);
 
     if (agent != NULL) {
-        answer(client, frame, NULL, 0);
+        mux_answer(&client->peer, frame, NULL, 0);
         mux_agent_doom(agent, "it was shut down");
     }
 }
@@ -635,7 +618,7 @@ do_status(struct client *client, const struct fl_frame *frame,
         reject(client, frame, "the mux is out of memory");
         return;
     }
-    answer(client, frame, text, size);
+    mux_answer(&client->peer, frame, text, size);
     free(text);
 }
 
@@ -644,7 +627,7 @@ do_stop(struct client *client, const struct fl_frame *frame,
         const uint8_t *payload)
 {
     (void)payload;
-    answer(client, frame, NULL, 0);
+    mux_answer(&client->peer, frame, NULL, 0);
     mux_end(client->peer.mux);
 }
 
@@ -652,17 +635,7 @@ static void
 do_ping(struct client *client, const struct fl_frame *frame,
         const uint8_t *payload)
 {
-    const struct fl_frame reply = {
-        .flags = FL_F_LAST,
-        .dst_id = peer_id(&client->peer),
-        .handle = frame->reply_to,
-        .stream = frame->stream,
-    };
-    const uint8_t kind = FL_K_PONG;
-
-    if (frame->length < FL_PAYLOAD_MAX) {
-        mux_send(&client->peer, &reply, &kind, 1, payload, frame->length);
-    }
+    mux_pong(&client->peer, frame, payload);
 }
 
 /* `size` is the payload's; a message of variable size checks it itself. */
@@ -768,13 +741,6 @@ find_sink(struct client *client, uint32_t id)
     return client->cached_sink;
 }
 
-static bool
-may_name_blobs(const struct fl_frame *frame)
-{
-    return (frame->handle == FL_H_EXEC || frame->handle == FL_H_CALL_FUNCTION)
-           && (frame->flags & FL_F_COMPRESSED) == 0;
-}
-
 /* Blobs named by an EXEC or CALL_FUNCTION, or FL_EMALFORMED. */
 static int
 count_names(const struct fl_frame *frame, const uint8_t *payload)
@@ -820,24 +786,39 @@ forward_call(struct client *client, const struct fl_frame *frame,
     return FRAME_FORWARD;
 }
 
+/* An EXEC or CALL_FUNCTION, which may name blobs. */
+static enum verdict
+route_call(struct client *client, const struct fl_frame *frame,
+           const uint8_t *payload, struct peer *sink)
+{
+    int count;
+
+    if ((frame->flags & FL_F_COMPRESSED) != 0) {
+        reject(client, frame,
+               "the list of blobs of a compressed call cannot be read");
+        return FRAME_TAKEN;
+    }
+    count = count_names(frame, payload);
+    if (count < 0) {
+        mux_client_refuse(client, "a call's list of blobs does not have "
+                                  "its layout");
+        return FRAME_TAKEN;
+    }
+    if (count > 0) {
+        mux_call_begin(client, sink, frame, payload);
+        return FRAME_TAKEN;
+    }
+    return forward_call(client, frame, sink);
+}
+
 static enum verdict
 route_frame(struct client *client, const struct fl_frame *frame,
             const uint8_t *payload, struct peer *sink)
 {
-    if (may_name_blobs(frame)) {
-        const int count = count_names(frame, payload);
-
-        if (count < 0) {
-            mux_client_refuse(client, "a call's list of blobs does not have "
-                                      "its layout");
-            return FRAME_TAKEN;
-        }
-        if (count > 0) {
-            mux_call_begin(client, sink, frame, payload);
-            return FRAME_TAKEN;
-        }
+    if (frame->handle == FL_H_EXEC || frame->handle == FL_H_CALL_FUNCTION) {
+        return route_call(client, frame, payload, sink);
     }
-    else if (frame->handle == FL_H_CANCEL && mux_call_cancel(client, frame)) {
+    if (frame->handle == FL_H_CANCEL && mux_call_cancel(client, frame)) {
         return FRAME_TAKEN;
     }
     return forward_call(client, frame, sink);

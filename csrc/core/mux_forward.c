@@ -114,6 +114,48 @@ mux_send(struct peer *sink, const struct fl_frame *frame, const void *head,
     }
 }
 
+/*
+ * A client does not know its id before HELLO is answered; an agent may ask
+ * on behalf of a descendant.
+ */
+static struct fl_frame
+answer_to(const struct peer *peer, const struct fl_frame *request)
+{
+    return (struct fl_frame){
+        .flags = FL_F_LAST,
+        .dst_id = peer->side == FL_SIDE_CLIENT ? peer_id(peer)
+                                               : request->src_id,
+        .handle = request->reply_to,
+        .stream = request->stream,
+    };
+}
+
+void
+mux_answer(struct peer *peer, const struct fl_frame *request,
+           const void *payload, size_t size)
+{
+    const struct fl_frame frame = answer_to(peer, request);
+
+    if (request->reply_to != 0) {
+        mux_send(peer, &frame, payload, size, NULL, 0);
+    }
+}
+
+void
+mux_pong(struct peer *peer, const struct fl_frame *request,
+         const uint8_t *payload)
+{
+    const struct fl_frame frame = answer_to(peer, request);
+    const uint8_t kind = FL_K_PONG;
+
+    if (request->length == FL_PAYLOAD_MAX) {
+        mux_send_dead(peer, request->reply_to, request->stream, FL_D_REJECTED,
+                      "with its kind, the answer would be too long");
+        return;
+    }
+    mux_send(peer, &frame, &kind, 1, payload, request->length);
+}
+
 void
 mux_send_dead(struct peer *client, uint32_t handle, uint32_t stream,
               enum fl_death code, const char *reason)

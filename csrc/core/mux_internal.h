@@ -276,7 +276,17 @@ mux_mark_dirty(struct peer *peer);
 void
 mux_overflow(struct peer *peer, int err);
 
-/* IS_DEAD for a reply handle of a client. */
+/* Answers a request to the mux itself, if it wants an answer. */
+void
+mux_answer(struct peer *peer, const struct fl_frame *request,
+           const void *payload, size_t size);
+
+/* Answers a PING of the mux. */
+void
+mux_pong(struct peer *peer, const struct fl_frame *request,
+         const uint8_t *payload);
+
+/* IS_DEAD for a reply handle of a client or an agent. */
 void
 mux_send_dead(struct peer *client, uint32_t handle, uint32_t stream,
               enum fl_death code, const char *reason);

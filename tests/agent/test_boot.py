@@ -100,6 +100,15 @@ def test_end_of_the_wire_ends_the_agent(agent: harness.AgentProcess) -> None:
     assert agent.end() == 0
 
 
+def test_a_ping_too_long_to_be_answered_is_refused(agent: harness.AgentProcess) -> None:
+    # The answer is one byte longer, and a frame over the limit would end the wire.
+    agent.send(harness.PING, b"x" * (1 << 20), reply_to=77)
+    assert agent.receive(77).kind == harness.REFUSED
+    agent.send(harness.PING, b"x" * ((1 << 20) - 1), reply_to=78)
+    assert len(agent.receive(78).payload) == 1 << 20
+    agent.ping()
+
+
 def test_shutdown_waits_for_runs(agent: harness.AgentProcess, tmp_path: pathlib.Path) -> None:
     fifo = tmp_path / "gate"
     os.mkfifo(fifo)

@@ -947,6 +947,28 @@ TEST(an_agent_may_ping_the_mux)
     tear_down(&s);
 }
 
+TEST(a_ping_too_long_to_be_answered_is_told_so)
+{
+    uint8_t *payload = calloc(1, FL_PAYLOAD_MAX);
+    struct setup s;
+    struct message m;
+    uint32_t handle;
+
+    set_up(&s, NULL);
+    handle = call(&s.conn, 0, FL_H_PING, 7, payload, FL_PAYLOAD_MAX - 1);
+    m = receive_for(s.conn.fd, handle);
+    CHECK_INT(m.frame.length, FL_PAYLOAD_MAX);
+    CHECK_INT(m.frame.stream, 7);
+    free(m.payload);
+    receive_dead(s.conn.fd,
+                 call(&s.conn, 0, FL_H_PING, 0, payload, FL_PAYLOAD_MAX),
+                 FL_D_REJECTED, "too long");
+    tell_mux(&s.agent, FL_H_PING, 5000, payload, FL_PAYLOAD_MAX);
+    receive_dead(s.agent.wire, 5000, FL_D_REJECTED, "too long");
+    free(payload);
+    tear_down(&s);
+}
+
 /* Back-pressure */
 
 /* Writes until the mux stops reading; how much it took. */

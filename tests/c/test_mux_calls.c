@@ -730,3 +730,27 @@ TEST(function_calls_name_blobs_as_well)
     free(m.payload);
     tear_down(&s);
 }
+
+/* The mux has no zlib to look for names, so nothing passes it unread. */
+TEST(a_compressed_call_is_rejected)
+{
+    static const uint32_t handles[] = {FL_H_EXEC, FL_H_CALL_FUNCTION};
+    struct setup s;
+
+    set_up(&s, NULL);
+    for (size_t i = 0; i < sizeof(handles) / sizeof(handles[0]); i++) {
+        const struct fl_frame frame = {
+            .flags = FL_F_COMPRESSED,
+            .dst_id = s.agent.id,
+            .src_id = s.conn.id,
+            .handle = handles[i],
+            .reply_to = 4000,
+            .stream = 1,
+        };
+
+        send_frame(s.conn.fd, &frame, "\0\0body", 6);
+        receive_dead(s.conn.fd, 4000, FL_D_REJECTED, "compressed");
+    }
+    CHECK_INT(status_number(&s.conn, "bindings"), 0);
+    tear_down(&s);
+}
