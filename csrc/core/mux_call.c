@@ -140,10 +140,10 @@ mux_end_binding(struct fl_mux *mux, struct fl_binding *binding,
     mux_drop_binding(mux, binding);
 }
 
-void
-mux_call_abandon(struct fl_mux *mux, struct fl_binding *binding)
+/* Tells the agent to end what it was sent of a call, if it was. */
+static void
+send_cancel(const struct fl_binding *binding)
 {
-    struct peer *agent = fl_endpoint_owner(binding->agent);
     const struct call *call = binding->call;
     const struct fl_frame frame = {
         .dst_id = binding->callee_id,
@@ -153,8 +153,14 @@ mux_call_abandon(struct fl_mux *mux, struct fl_binding *binding)
     };
 
     if (call == NULL || !call->parked) {
-        mux_send(agent, &frame, NULL, 0, NULL, 0);
+        mux_send(fl_endpoint_owner(binding->agent), &frame, NULL, 0, NULL, 0);
     }
+}
+
+void
+mux_call_abandon(struct fl_mux *mux, struct fl_binding *binding)
+{
+    send_cancel(binding);
     mux_drop_binding(mux, binding);
 }
 
@@ -262,6 +268,25 @@ send_blob(struct agent *agent, struct fl_blob *blob)
     } while (offset < total);
     mux_mark_dirty(&agent->peer);
     return 0;
+}
+
+/*
+ * Sends one blob for a call. If that cannot be, neither the caller nor the
+ * agent is left waiting: the call ends, and false says that it is gone.
+ */
+static bool
+supply(struct call *call, struct name *name, struct fl_blob *blob)
+{
+    const int err = send_blob(call->agent, blob);
+
+    if (err < 0 && !call->agent->peer.doomed) {
+        send_cancel(call->binding);
+        mux_end_binding(call->client->peer.mux, call->binding,
+                        "the agent's memory for blobs is full");
+        return false;
+    }
+    pin(call, name);
+    return true;
 }
 
 /* Sends what the agent lacks; none of the names may be awaited. */
@@ -480,6 +505,17 @@ mux_call_cancel(struct client *client, const struct fl_frame *frame)
     return false;
 }
 
+static struct name *
+find_name(struct call *call, const uint8_t *bytes)
+{
+    for (size_t i = 0; i < call->count; i++) {
+        if (memcmp(call->names[i].bytes, bytes, FL_BLOB_NAME) == 0) {
+            return &call->names[i];
+        }
+    }
+    return NULL;
+}
+
 /* Notes a blob that has come; whether the call awaited it. */
 static bool
 note_blob(struct call *call, struct fl_blob *blob)
@@ -504,11 +540,13 @@ note_blob(struct call *call, struct fl_blob *blob)
 static void
 call_got(struct call *call, struct fl_blob *blob)
 {
-    if (!note_blob(call, blob)) {
+    struct name *name = find_name(call, fl_blob_name(blob));
+
+    if (name == NULL || !note_blob(call, blob)) {
         return;
     }
-    if (!call->parked) {
-        (void)send_blob(call->agent, blob); /* on failure it is doomed */
+    if (!call->parked && !supply(call, name, blob)) {
+        return;
     }
     if (call->awaited > 0) {
         return;
@@ -600,17 +638,6 @@ upload_new(struct client *client, const uint8_t *name, size_t total,
     client->upload_count++;
     *ret = upload;
     return 0;
-}
-
-static struct name *
-find_name(struct call *call, const uint8_t *bytes)
-{
-    for (size_t i = 0; i < call->count; i++) {
-        if (memcmp(call->names[i].bytes, bytes, FL_BLOB_NAME) == 0) {
-            return &call->names[i];
-        }
-    }
-    return NULL;
 }
 
 /* Whether a call of this client waits for the blob. */
@@ -713,8 +740,13 @@ mux_put_blob(struct client *client, const struct fl_frame *frame,
     }
 }
 
-/* True if the blob has to come from the caller first. */
-static bool
+enum resent {
+    RESENT_NOW,
+    RESENT_LATER, /* the blob has to come from the caller first */
+    RESENT_NEVER, /* the call is gone */
+};
+
+static enum resent
 resend(struct call *call, struct name *name)
 {
     struct fl_blobs *blobs = call->client->peer.mux->blobs;
@@ -723,14 +755,13 @@ resend(struct call *call, struct name *name)
     fl_have_lacks(call->agent->have, name->bytes);
     call->resends++;
     if (blob != NULL) {
-        (void)send_blob(call->agent, blob); /* on failure it is doomed */
-        return false;
+        return supply(call, name, blob) ? RESENT_NOW : RESENT_NEVER;
     }
     if (!name->awaited) {
         name->awaited = true;
         call->awaited++;
     }
-    return true;
+    return RESENT_LATER;
 }
 
 /* The call a NEED_BLOB speaks of, if it is one this agent was given. */
@@ -765,12 +796,17 @@ mux_need_blob(struct agent *agent, const struct fl_frame *frame,
          at += FL_BLOB_NAME)
     {
         struct name *name = find_name(call, payload + at);
+        enum resent resent;
 
         if (name == NULL || call->resends >= MUX_CALL_RESENDS * call->count) {
             agent->peer.mux->dropped_frames++;
             continue;
         }
-        asking |= resend(call, name);
+        resent = resend(call, name);
+        if (resent == RESENT_NEVER) {
+            return;
+        }
+        asking |= resent == RESENT_LATER;
     }
     if (asking) {
         ask_caller(call);

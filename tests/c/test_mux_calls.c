@@ -491,6 +491,81 @@ TEST(a_new_nonce_means_an_agent_without_blobs)
     tear_down(&s);
 }
 
+/* Receives the CANCEL of a call. */
+static void
+receive_cancel(struct fake_agent *agent, uint32_t stream)
+{
+    const struct message m = receive_for(agent->wire, FL_H_CANCEL);
+
+    CHECK_INT(m.frame.stream, stream);
+    free(m.payload);
+}
+
+/*
+ * A call of the interpreter before the new nonce asks for its blob, for which
+ * there is no room any more: neither side is left waiting.
+ */
+TEST(a_blob_that_finds_no_room_later_ends_its_call)
+{
+    const struct fl_mux_config small = {.agent_blob_bytes = 1500,
+                                        .idle_seconds = 9};
+    struct setup s;
+    uint32_t first, second;
+
+    set_up(&s, &small);
+    agent_hello(&s.agent, '1');
+    run_call(&s, 1, "a", 1000);
+    first = exec_blobs(&s.conn, s.agent.id, 2, "a");
+    receive_call(&s, first, 2);
+    agent_hello(&s.agent, '2');
+    tell_mux(&s.agent, FL_H_PING, 5000, NULL, 0);
+    free(receive_for(s.agent.wire, 5000).payload);
+    second = exec_blobs(&s.conn, s.agent.id, 3, "b");
+    receive_want(&s.conn, second, "b");
+    put_blob(&s.conn, 'b', 1000);
+    receive_blob(&s.agent, 'b', 1000);
+    receive_call(&s, second, 3);
+    need_blob(&s.agent, s.conn.id, 2, "a");
+    receive_dead(s.conn.fd, first, FL_D_LOST, "memory for blobs");
+    receive_cancel(&s.agent, 2);
+    finish(&s, second, 3);
+    tear_down(&s);
+}
+
+/* The same, where the caller had to give the blob once more. */
+TEST(a_blob_that_comes_again_and_finds_no_room_ends_its_call)
+{
+    const struct fl_mux_config small = {
+        .agent_blob_bytes = 1500, .blob_bytes = 1500, .idle_seconds = 9};
+    struct setup s;
+    uint32_t first, second;
+
+    set_up(&s, &small);
+    agent_hello(&s.agent, '1');
+    run_call(&s, 1, "a", 1000);
+    first = exec_blobs(&s.conn, s.agent.id, 2, "a");
+    receive_call(&s, first, 2);
+    reply(&s.agent, &s.conn, first, 2, 0, "\1", 1); /* STARTED */
+    free(receive_for(s.conn.fd, first).payload);
+    agent_hello(&s.agent, '2');
+    tell_mux(&s.agent, FL_H_PING, 5000, NULL, 0);
+    free(receive_for(s.agent.wire, 5000).payload);
+    second = exec_blobs(&s.conn, s.agent.id, 3, "b");
+    receive_want(&s.conn, second, "b");
+    put_blob(&s.conn, 'b', 1000); /* the store has only b now */
+    receive_blob(&s.agent, 'b', 1000);
+    receive_call(&s, second, 3);
+    reply(&s.agent, &s.conn, second, 3, 0, "\1", 1);
+    free(receive_for(s.conn.fd, second).payload);
+    need_blob(&s.agent, s.conn.id, 2, "a");
+    receive_want(&s.conn, first, "a");
+    put_blob(&s.conn, 'a', 1000);
+    receive_dead(s.conn.fd, first, FL_D_LOST, "memory for blobs");
+    receive_cancel(&s.agent, 2);
+    finish(&s, second, 3);
+    tear_down(&s);
+}
+
 /* Blobs follow the mux's HELLO at once, so they may overtake the answer. */
 TEST(the_first_hello_takes_no_blob_away)
 {
