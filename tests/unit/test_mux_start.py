@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from unit_support import children_of_this_process
 
 from fatline import _native, mux
 from fatline.errors import MuxError
@@ -508,12 +509,6 @@ def test_starting_leaves_no_child_and_no_descriptor(runtime: Path) -> None:
     assert len(set(os.listdir("/proc/self/fd")) - before) == 1, "the connection itself"
     client.close()
     assert children_of_this_process() == children
-
-
-def children_of_this_process() -> set[str]:
-    """Other tests may have servers running, so there can be some."""
-    lists = (path.read_text().split() for path in Path("/proc/self/task").glob("*/children"))
-    return {pid for pids in lists for pid in pids}
 
 
 def test_a_forked_child_gives_its_copies_back(runtime: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unit_support import children_of_this_process
 
 from fatline import _native
 
@@ -96,12 +97,6 @@ def test_a_failure_leaves_no_child_and_no_descriptor() -> None:
             _native.spawn(["/nonexistent/program"])
     assert set(os.listdir("/proc/self/fd")) == before
     assert children_of_this_process() == children
-
-
-def children_of_this_process() -> set[str]:
-    """Other tests may have servers running, so there can be some."""
-    lists = (path.read_text().split() for path in Path("/proc/self/task").glob("*/children"))
-    return {pid for pids in lists for pid in pids}
 
 
 @pytest.mark.parametrize(
