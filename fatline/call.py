@@ -113,8 +113,9 @@ class Call:
         """The agent's next answer. Dead when its wire is gone, CallTimeout when the deadline has passed."""
         try:
             message = self._client.receive(self._reply, self._wait(), stage)
-        except Dead:
-            self._over = True
+        except Dead as dead:
+            # Our own side gave up on an agent that heeds no credit; it goes on unless it is told.
+            self._over = dead.code != Death.OVERRUN
             raise
         except CallTimeout as error:
             words = f"{self._label}: {stage}: no answer after {self._timeout or 0.0:.1f} s"

@@ -106,7 +106,6 @@ class Client:
             # The mux may have granted the lease a moment too late: without this, others would wait for it.
             with contextlib.suppress(MuxError, CallTimeout, Dead):
                 self.abandon(key)
-            self._leave_lease(key)
             raise
         if attachment.state != AttachState.LEASE:
             self._leave_lease(key)
@@ -275,7 +274,8 @@ class Client:
         except _native.Timeout as error:
             raise CallTimeout(f"{stage}: no answer after {timeout:.1f} s") from error
         except _native.Error as error:
-            self._broken = True
+            # A frame that is too long, say, leaves the connection as it was.
+            self._broken |= self._native.broken or isinstance(error, _native.Closed)
             raise MuxError(f"{stage}: {error}") from error
 
 

@@ -97,6 +97,7 @@ class Death(IntEnum):
     NOT_SENT = _native.DEATHS["NOT_SENT"]
     LOST = _native.DEATHS["LOST"]
     REJECTED = _native.DEATHS["REJECTED"]
+    OVERRUN = _native.DEATHS["OVERRUN"]
 
 
 class AttachState(IntEnum):

@@ -263,6 +263,18 @@ leave(struct fl_client *client)
     pthread_mutex_unlock(&client->lock);
 }
 
+bool
+fl_client_broken(struct fl_client *client)
+{
+    bool broken = true;
+
+    if (enter(client) == 0) {
+        broken = client->broken < 0;
+        leave(client);
+    }
+    return broken;
+}
+
 uint32_t
 fl_client_id(struct fl_client *client)
 {

@@ -55,6 +55,13 @@ fl_client_close(struct fl_client *client);
 int
 fl_client_fd(struct fl_client *client);
 
+/*
+ * Whether nothing more can come: closed by either side, or what came was no
+ * frame. That the mux is gone is known only once somebody has read.
+ */
+bool
+fl_client_broken(struct fl_client *client);
+
 /* The id that HELLO gave, 0 before. */
 uint32_t
 fl_client_id(struct fl_client *client);

@@ -161,7 +161,7 @@ append_overrun(struct mailbox *box, const struct fl_frame *cause)
     frame.flags = FL_F_LAST;
     frame.reply_to = FL_H_IS_DEAD;
     frame.length = sizeof(payload);
-    payload[0] = FL_D_LOST;
+    payload[0] = FL_D_OVERRUN;
     memcpy(payload + 1, overrun_words, sizeof(payload) - 1);
     box->overrun = true;
     return append(box, &frame, payload);

@@ -371,6 +371,12 @@ get_closed(PyObject *self, void *Py_UNUSED(closure))
     return PyBool_FromLong(fl_client_fd(core_of(self)) < 0);
 }
 
+static PyObject *
+get_broken(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(fl_client_broken(core_of(self)));
+}
+
 static PyMethodDef client_methods[] = {
     {"hello", (PyCFunction)(void (*)(void))client_hello,
      METH_VARARGS | METH_KEYWORDS, hello_doc},
@@ -390,6 +396,8 @@ static PyGetSetDef client_getset[] = {
      NULL},
     {"closed", get_closed, NULL, "Whether the connection has been closed.",
      NULL},
+    {"broken", get_broken, NULL,
+     "Whether the connection is known to be of no use any more.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

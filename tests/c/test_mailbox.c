@@ -134,7 +134,7 @@ overrun_with(size_t size)
     }
     CHECK(held <= FL_MAILBOX_MAX);
     CHECK(held + sizeof(*message) + size > FL_MAILBOX_MAX);
-    CHECK_INT(message->payload[0], FL_D_LOST);
+    CHECK_INT(message->payload[0], FL_D_OVERRUN);
     CHECK_INT(message->frame.handle, handle);
     CHECK_INT(message->frame.flags, FL_F_LAST);
     CHECK(message->frame.length > 1);

@@ -10,13 +10,13 @@ import os
 import signal
 import socket
 import struct
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
 from native_peer import DEAD, DEADLINE, HEADER, LAST, Frame, Peer
+from unit_support import finish, in_thread, wait_until_blocked
 
 from fatline import _native
 
@@ -31,37 +31,6 @@ def pair() -> Iterator[tuple[_native.Client, Peer]]:
     yield client, peer
     client.close()
     peer.close()
-
-
-def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """Run `function`; its result or exception ends up in the list."""
-    results: list[object] = []
-
-    def run() -> None:
-        try:
-            results.append(function())
-        except Exception as error:
-            results.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    return thread, results
-
-
-def finish(thread: threading.Thread) -> None:
-    thread.join(DEADLINE)
-    assert not thread.is_alive(), "the thread is still waiting"
-
-
-def wait_until_blocked(thread: threading.Thread) -> None:
-    """Wait until a thread sleeps in the kernel."""
-    deadline = time.monotonic() + DEADLINE
-    path = f"/proc/self/task/{thread.native_id}/stat"
-    while time.monotonic() < deadline:
-        with open(path) as file:
-            if file.read().rpartition(")")[2].split()[0] == "S":
-                return
-    raise AssertionError("the thread did not come to rest")
 
 
 def fill(peer: Peer, client: _native.Client) -> None:
@@ -268,7 +237,7 @@ def test_memory_is_bounded_and_others_go_on(pair: tuple[_native.Client, Peer]) -
     while (message := client.recv(flooded, DEADLINE)).reply_to != DEAD:
         received += len(message.payload)
     assert received <= MAILBOX_MAX
-    assert message.payload[0] == _native.DEATHS["LOST"]
+    assert message.payload[0] == _native.DEATHS["OVERRUN"]
     assert b"credit" in message.payload
     with pytest.raises(_native.Timeout):
         client.recv(flooded, 0)
