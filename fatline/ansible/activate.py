@@ -15,7 +15,7 @@ from ansible.plugins.loader import connection_loader
 from ansible.utils.display import Display
 
 import fatline
-from fatline.ansible import ahead, keys, run, summary, versions
+from fatline.ansible import ahead, imports, keys, run, summary, versions
 from fatline.ansible.ssh import Connection
 from fatline.ansible.switches import disabled
 
@@ -87,6 +87,7 @@ def _map_connections() -> None:
 def _spare_the_workers() -> None:
     """Do once what every forked worker would do again: imports, and names that stay the same."""
     versions.preload()
+    imports.install()
     keys.control_path(b"")
 
 
