@@ -65,12 +65,42 @@ def check_plot(path: str) -> None:
 
 
 def plot(path: str, results: Sequence[Result]) -> None:
-    """Draw wall times as bars, one group for each scenario, with minimum and maximum."""
+    """Draw wall times as bars, or against the number of hosts where results are of several."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    # Of a committed figure, only what was measured should change.
+    matplotlib.rcParams.update({"svg.hashsalt": "fatline", "svg.fonttype": "none"})
+    draw = _draw_growth if len({result.hosts for result in results}) > 1 else _draw_bars
+    figure = draw(pyplot, results)
+    figure.savefig(path, metadata={"Date": None} if path.lower().endswith(".svg") else None)
+    pyplot.close(figure)
+
+
+def _draw_growth(pyplot: Any, results: Sequence[Result]) -> Any:
+    """Time and memory against the number of hosts, a line for each variant."""
+    scenario = results[0].scenario
+    figure, (time_axes, memory_axes) = pyplot.subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+    for variant in dict.fromkeys(result.variant for result in results):
+        shown = [result for result in results if (result.scenario, result.variant) == (scenario, variant)]
+        hosts = [result.hosts for result in shown]
+        time_axes.plot(hosts, [result.wall_s.median for result in shown], marker="o", label=variant)
+        memory_axes.plot(hosts, [result.peak_pss_kb / 1024 for result in shown], marker="o", label=variant)
+    time_axes.set_ylabel("wall time, s (median)")
+    memory_axes.set_ylabel("peak memory, MiB")
+    for axes in (time_axes, memory_axes):
+        axes.set_xlabel("hosts")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.legend()
+    figure.suptitle(scenario)
+    return figure
+
+
+def _draw_bars(pyplot: Any, results: Sequence[Result]) -> Any:
+    """Bars, one group for each scenario, with minimum and maximum."""
     scenarios = list(dict.fromkeys(result.scenario for result in results))
     variants = list(dict.fromkeys(result.variant for result in results))
     width = 0.8 / len(variants)
@@ -84,8 +114,7 @@ def plot(path: str, results: Sequence[Result]) -> None:
     axes.set_ylabel("wall time, s (median, minimum to maximum)")
     axes.set_title(f"{results[0].hosts} host(s), {results[0].rtt_ms:g} ms round trip")
     axes.legend()
-    figure.savefig(path)
-    pyplot.close(figure)
+    return figure
 
 
 def machine() -> dict[str, Any]:
