@@ -1842,6 +1842,9 @@ def become_fresh(body):
     sys.modules['__main__'] = main
     if 'random' in sys.modules and not hasattr(os, 'register_at_fork'):
         sys.modules['random'].seed()
+    if hasattr(sys, 'exc_clear'):
+        # Python 2 keeps what was caught last, and a module that fails would tell it as its own.
+        sys.exc_clear()
     platform = sys.modules.get('platform')
     for name, empty in (('_uname_cache', None), ('_platform_cache', {})):
         if hasattr(platform, name):

@@ -172,6 +172,7 @@ def mark(path):
 
 def main():
     """Tell."""
+    error = str(sys.exc_info()[1])
     module = AnsibleModule(
         argument_spec={"trace": {"type": "str"}, "secret": {"type": "str", "no_log": True}}
     )
@@ -181,6 +182,8 @@ def main():
     globals()["kept"] = temporary
     result = {
         "process": process(),
+        # Python 2 remembers the last exception that was caught, and fail_json() reports it.
+        "error": error,
         "ansible": names_of_ansible(),
         "sources": sources(),
         "modules": dict(
