@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Types of the extension module; its sources are in ``csrc/ext``."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from typing_extensions import Buffer
 
 VERSION: Final[str]
 BUILD: Final[str]
+LIBYAML: Final[str]
 PAYLOAD_MAX: Final[int]
 CHUNK_SIZE: Final[int]
 PROTOCOL_VERSION: Final[int]
@@ -79,6 +80,25 @@ def spawn(
     *,
     nofile: int = ...,
 ) -> tuple[int, int]: ...
-def parse_yaml_events(
-    data: Buffer, /, *, max_bytes: int = ..., max_events: int = ..., max_depth: int = ...
-) -> list[tuple[str, str | None, str | None, str | None, str, int, int]]: ...
+
+class YamlLoader:
+    def __init__(
+        self,
+        types: tuple[type[str], type[int] | None, type[float] | None, type[list[Any]], type[dict[Any, Any]]],
+        *,
+        attributes: tuple[str, str, str] | None = ...,
+        tags: tuple[str, type[dict[Any, Any]], type, tuple[str, ...], str, str] | None = ...,
+    ) -> None: ...
+    def load(
+        self,
+        data: str | bytes,
+        source: object,
+        other: Callable[[str, str, int, int], object],
+        /,
+        *,
+        first_line: int = ...,
+        extra_tags: tuple[object, ...] = ...,
+        max_bytes: int = ...,
+        max_nodes: int = ...,
+        max_depth: int = ...,
+    ) -> tuple[Any, list[tuple[Any, Any]]]: ...

@@ -4,6 +4,8 @@
 
 #include <sys/resource.h>
 
+#include "core/yaml_document.h"
+
 struct fl_ext_state *
 fl_ext_state_of_module(PyObject *module)
 {
@@ -20,6 +22,9 @@ static int
 add_constants(PyObject *module)
 {
     if (PyModule_AddStringConstant(module, "VERSION", FL_RELEASE) < 0) {
+        return -1;
+    }
+    if (PyModule_AddStringConstant(module, "LIBYAML", fl_yaml_version()) < 0) {
         return -1;
     }
     return PyModule_AddStringConstant(module, "BUILD", FL_BUILD);
@@ -111,7 +116,7 @@ static PyModuleDef_Slot module_slots[] = {
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,
     .m_name = "fatline._native",
-    .m_doc = "The C core of Fatline: client, mux, spawn and YAML events.",
+    .m_doc = "The C core of Fatline: client, mux, spawn and YAML.",
     .m_size = sizeof(struct fl_ext_state),
     .m_slots = module_slots,
     .m_traverse = module_traverse,

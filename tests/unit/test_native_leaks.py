@@ -33,16 +33,19 @@ def test_two_module_objects_share_nothing() -> None:
         "-c",
         "import importlib.util, gc\n"
         "from fatline import _native as first\n"
+        "def load(module):\n"
+        "    loader = module.YamlLoader((str, None, None, list, dict), attributes=('a', 'b', 'c'))\n"
+        "    loader.load(']', '', print)\n"
         "spec = importlib.util.spec_from_file_location('fatline._native', first.__file__)\n"
         "second = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(second)\n"
         "assert second is not first and second.Client is not first.Client\n"
         "assert second.Error is not first.Error\n"
         "try:\n"
-        "    second.parse_yaml_events(b']')\n"
+        "    load(second)\n"
         "except second.YamlError: pass\n"
         "del second, spec; gc.collect()\n"
         "try:\n"
-        "    first.parse_yaml_events(b']')\n"
+        "    load(first)\n"
         "except first.YamlError: pass\n",
     )

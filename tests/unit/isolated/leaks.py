@@ -58,15 +58,76 @@ def follow(client: _native.Client, handle: int) -> None:
         client.recv(handle, 0.001)
 
 
+class Text(str):
+    """Text with a dictionary for the position."""
+
+
+class Items(list):
+    """Likewise."""
+
+
+class Mapping(dict):
+    """Likewise."""
+
+
+class Tags(dict):
+    """Tags by their type."""
+
+
+class Origin:
+    """A position as a tag."""
+
+    __slots__ = ("column", "line", "path")
+
+
+class TaggedText(str):
+    """Text with a slot for its tags."""
+
+    __slots__ = ("tags",)
+
+
+class TaggedItems(list):
+    """Likewise."""
+
+    __slots__ = ("tags",)
+
+
+class TaggedMapping(dict):
+    """Likewise."""
+
+    __slots__ = ("tags",)
+
+
+class Number(int):
+    """A number; it cannot have slots."""
+
+
+YAML = "- &a {key: [1, 'two', 1000, 1.5, .inf], key: 5}\n- *a\n- {<<: *a, self: &s [*s]}\n- 2001-12-14\n" + (
+    "- {some: thing}\n" * 200
+)
+
+
 def yaml_round() -> None:
-    """Whole, broken, and beyond a limit."""
-    text = b"- &a {key: [1, 'two', \"three\"]}\n- *a\n" * 20
-    _native.parse_yaml_events(text)
-    for arguments in ({"max_events": 50}, {"max_depth": 1}, {"max_bytes": 3}):
-        with contextlib.suppress(_native.YamlError):
-            _native.parse_yaml_events(text, **arguments)
-    with contextlib.suppress(_native.YamlError):
-        _native.parse_yaml_events(text + b"]")
+    """Whole, broken, beyond a limit, and where a callback or a key raises."""
+    origin = Origin()
+    origin.path = "/x"
+    tags = ("tags", Tags, Origin, ("path",), "line", "column")
+    for loader, source in (
+        (_native.YamlLoader((Text, None, None, Items, Mapping), attributes=("s", "l", "c")), "/x"),
+        (_native.YamlLoader((TaggedText, Number, None, TaggedItems, TaggedMapping), tags=tags), origin),
+    ):
+        loader.load(YAML, source, lambda *arguments: arguments, extra_tags=(Tags(),))
+        for limits in ({"max_nodes": 50}, {"max_depth": 1}, {"max_bytes": 3}):
+            with contextlib.suppress(_native.YamlError):
+                loader.load(YAML, source, print, **limits)
+        for wrong in (YAML + "]", YAML + "- !unknown x", YAML + "- {{a: b}: c}"):
+            with contextlib.suppress(_native.YamlError, TypeError):
+                loader.load(wrong, source, lambda *arguments: arguments)
+        with contextlib.suppress(ZeroDivisionError):
+            loader.load(YAML, source, lambda *_: 1 / 0)
+    for types in ((int,) * 5, (Text, None, None, Items), (Text, None, None, Items, TaggedMapping)):
+        with contextlib.suppress(TypeError):
+            _native.YamlLoader(types, tags=tags)
 
 
 def spawn_round() -> None:
