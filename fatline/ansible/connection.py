@@ -14,6 +14,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible.plugins.connection import ConnectionBase
@@ -161,7 +162,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         decision = decide(situation)
         if decision.route is Route.STOCK or not job.in_data:
             return decision, None, None
-        parsed = payload.parse(job.in_data, versions.ships)
+        parsed = payload.parse(job.in_data, versions.ships, Path(versions.scratch_directory()))
         command = payload.parse_command(job.command.decode(errors="surrogateescape"))
         names = [os.fsdecode(name) for name in command.env] if command else []
         situation = dataclasses.replace(

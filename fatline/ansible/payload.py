@@ -7,35 +7,22 @@ fact 3): 2.14 to 2.18, 2.19 to 2.21 and 2.22. The agent does what the wrapper wo
 outside the values must be a wrapper that was read by us, to the byte; a payload that differs in the
 slightest is not parsed and runs cold, as it is. Nothing of ansible-core is imported here.
 
-What two payloads of one module have in common are the files inside the zip (ansible fact 4: the zip itself
-differs in its time stamps), so these become blobs, still compressed, and a manifest lists them.
+The zip is taken apart by `fatline.ansible.zips`.
 """
 
 from __future__ import annotations
 
 import ast
-import base64
-import binascii
 import hashlib
 import re
 import shlex
-import struct
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import msgpack
-
-BLOB_MAX = 16 * 1024 * 1024
-"""No file of a zip may be larger; the protocol's limit for one blob."""
-
-CACHED_ZIPS = 32
-"""Decoded zips kept per process: the modules of a run's loops, about 100 KiB each."""
-
-Date = tuple[int, int, int, int, int, int]
-Warmable = Callable[[str], bool]
+from fatline.ansible import zips
+from fatline.ansible.zips import Date, Warmable
 
 
 @dataclass(frozen=True)
@@ -84,7 +71,7 @@ class Payload:
     secrets: tuple[str, ...]
     manifest: bytes
     """Name of the manifest's blob."""
-    blobs: dict[bytes, bytes]
+    blobs: Mapping[bytes, bytes]
     """Every blob that the run needs, the manifest too. Payloads of one zip share it: not to be changed."""
 
     def exec_body(self, interpreter: str, env: dict[bytes, bytes]) -> dict[str, Any]:
@@ -118,21 +105,41 @@ class Command:
     """What stands behind the interpreter: nothing, or the ``&& sleep 0`` of pipelining before 2.22."""
 
 
+@dataclass(frozen=True)
+class _Values:
+    """What the wrapper of a payload holds."""
+
+    wrapper: Wrapper
+    module: str
+    fqn: str
+    profile: str
+    params: str
+    site_date: Date
+    rlimit_nofile: int
+    secrets: tuple[str, ...]
+    zip_text: bytes
+
+    def __post_init__(self) -> None:
+        # The module's name becomes part of a file name on the target, the other one is imported.
+        _require(_MODULE.fullmatch(self.module) is not None and _FQN.fullmatch(self.fqn) is not None)
+
+
 class _Unknown(Exception):
     """The payload is none that we know."""
 
 
-def parse(in_data: bytes, warmable: Warmable) -> Payload | None:
+def parse(in_data: bytes, warmable: Warmable, shared: Path | None = None) -> Payload | None:
     """Take a payload apart; None if it is not exactly what a known wrapper would be.
 
     warmable(name) says of a file in the zip whether ansible-core itself ships it under ``module_utils``:
-    only such files may be imported by the agent's warm parent.
+    only such files may be imported by the agent's warm parent. `shared` is a directory of this run alone, in
+    which its processes tell each other what they have seen of a zip.
     """
     try:
-        if b"\n    ANSIBALLZ_PARAMS = " in in_data:
-            return _parse_old(in_data, warmable)
-        return _parse_new(in_data, warmable)
-    except (_Unknown, ValueError, SyntaxError, UnicodeError, struct.error, RecursionError):
+        old = b"\n    ANSIBALLZ_PARAMS = " in in_data
+        values = _parse_old(in_data) if old else _parse_new(in_data)
+        return _payload(values, zips.read(values.zip_text, warmable, shared))
+    except (_Unknown, zips.Unreadable, ValueError, SyntaxError, UnicodeError, RecursionError):
         return None
 
 
@@ -209,7 +216,7 @@ def _wrapper(digest: bytes) -> Wrapper:
         raise _Unknown("a wrapper that we have not read") from None
 
 
-def _parse_old(in_data: bytes, warmable: Warmable) -> Payload:
+def _parse_old(in_data: bytes) -> _Values:
     """2.14 to 2.18: the values stand where they are used."""
     digest, values = _cut(in_data, _OLD_PLACES)
     wrapper = _wrapper(digest)
@@ -218,13 +225,21 @@ def _parse_old(in_data: bytes, warmable: Warmable) -> Payload:
     module = _match(_OLD_PREFIX, prefix)
     _require(module == _match(_OLD_FILE, file))
     limit = int(_match(_RLIMIT, rlimit)) if rlimit else 0
-    return _payload(
-        wrapper, module.decode(), _string(fqn), "", _string(params), _date(_OLD_DATE, date), limit, (),
-        zipped[3:-3] if zipped.startswith(b'"""') else zipped[1:-1], warmable,
-    )  # fmt: skip
+    zip_text = zipped[3:-3] if zipped.startswith(b'"""') else zipped[1:-1]
+    return _Values(
+        wrapper,
+        module.decode(),
+        _string(fqn),
+        "",
+        _string(params),
+        _date(_OLD_DATE, date),
+        limit,
+        (),
+        zip_text,
+    )
 
 
-def _parse_new(in_data: bytes, warmable: Warmable) -> Payload:
+def _parse_new(in_data: bytes) -> _Values:
     """From 2.19 on: the values are the arguments of one call at the end."""
     keys = _new_keys(in_data)
     digest, values = _cut(in_data, new_places(in_data))
@@ -232,10 +247,10 @@ def _parse_new(in_data: bytes, warmable: Warmable) -> Payload:
     _require(values[0].startswith(b"#!"))
     value = dict(zip(keys, values[1:], strict=True))
     _require(value[b"extensions"] == b"{}")
-    return _payload(
+    return _Values(
         wrapper, _string(value[b"ansible_module"]), _string(value[b"module_fqn"]), _string(value[b"profile"]),
         _string(value[b"params"]), _date(_NEW_DATE, value[b"date_time"]), int(value[b"rlimit_nofile"]),
-        _secrets(value.get(b"secrets", b"frozenset()")), value[b"zip_data"][1:-1], warmable,
+        _secrets(value.get(b"secrets", b"frozenset()")), value[b"zip_data"][1:-1],
     )  # fmt: skip
 
 
@@ -249,16 +264,11 @@ def new_places(in_data: bytes) -> list[tuple[bytes, bytes]]:
     return [(b"", b"\n"), (_CALL + first + b"=", b",\n"), *((b",\n" + key + b"=", b",\n") for key in others)]
 
 
-def _payload(
-    wrapper: Wrapper, module: str, fqn: str, profile: str, params: str, site_date: Date, rlimit: int,
-    secrets: tuple[str, ...], zip_text: bytes, warmable: Warmable,
-) -> Payload:  # fmt: skip
-    # The module's name becomes part of a file name on the target, the other one is imported.
-    _require(_MODULE.fullmatch(module) is not None and _FQN.fullmatch(fqn) is not None)
-    decoded = _decoded_zip(zip_text, warmable)
+def _payload(values: _Values, archive: zips.Zip) -> Payload:
     return Payload(
-        wrapper.family, module, fqn, profile, params.encode(), decoded.date, site_date, wrapper.site, rlimit,
-        secrets, decoded.manifest, decoded.blobs,
+        values.wrapper.family, values.module, values.fqn, values.profile, values.params.encode(),
+        archive.date, values.site_date, values.wrapper.site, values.rlimit_nofile, values.secrets,
+        archive.manifest, archive.blobs,
     )  # fmt: skip
 
 
@@ -297,125 +307,6 @@ def _secrets(value: bytes) -> tuple[str, ...]:
     found = ast.literal_eval(inside.decode("utf-8")) if inside else set()
     _require(isinstance(found, set) and all(isinstance(secret, str) for secret in found))
     return tuple(sorted(found))
-
-
-# ---- the zip ------------------------------------------------------------------------------------------
-
-_LOCAL = struct.Struct("<4s5H3L2H")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
-_END = struct.Struct("<4s4H2LH")
-_UNIX_20 = 3 << 8 | 20
-_UTF8_NAME = 0x800
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One file of a zip; data is still compressed."""
-
-    name: str
-    data: bytes
-    crc: int
-    inflated: int
-    method: int
-    external: int
-    when: tuple[int, int]
-    """Time and date as zip stores them."""
-
-    @property
-    def flags(self) -> int:
-        return 0 if self.name.isascii() else _UTF8_NAME
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """A zip as blobs."""
-
-    date: Date
-    manifest: bytes
-    blobs: dict[bytes, bytes]
-
-
-_cache: OrderedDict[tuple[bytes, Warmable], _Decoded] = OrderedDict()
-_cache_lock = threading.Lock()
-
-
-def _decoded_zip(text: bytes, warmable: Warmable) -> _Decoded:
-    """Decode a zip, or take it from the cache: every item of a loop brings the same one."""
-    with _cache_lock:
-        found = _cache.get((text, warmable))
-        if found is not None:
-            _cache.move_to_end((text, warmable))
-            return found
-    try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise _Unknown("zip that is not base64") from error
-    decoded = _decode_zip(data, warmable)
-    with _cache_lock:
-        _cache[text, warmable] = decoded
-        while len(_cache) > CACHED_ZIPS:
-            _cache.popitem(last=False)
-    return decoded
-
-
-def _decode_zip(data: bytes, warmable: Warmable) -> _Decoded:
-    entries = list(_entries(data))
-    # The agent rebuilds the zip from the manifest. Doing that here first proves that it can.
-    _require(bool(entries) and _rebuild(entries) == data)
-    date = _unpack_date(entries[0].when)
-    blobs: dict[bytes, bytes] = {}
-    rows = []
-    for entry in entries:
-        name = hashlib.sha256(entry.data).digest()
-        blobs[name] = entry.data
-        own_date = None if entry.when == entries[0].when else _unpack_date(entry.when)
-        sizes = (entry.crc, len(entry.data), entry.inflated)
-        rows.append((entry.name, name, *sizes, entry.method, entry.external, own_date, warmable(entry.name)))
-    listing: bytes = msgpack.packb(rows)
-    manifest = hashlib.sha256(listing).digest()
-    blobs[manifest] = listing
-    return _Decoded(date, manifest, blobs)
-
-
-def _entries(data: bytes) -> Iterator[_Entry]:
-    """Read the central directory and cut each file's bytes out, without inflating any.
-
-    Extra fields and comments are not looked for: ansible-core writes none, and rebuilding would show them.
-    """
-    _, _, _, count, _, _, at, _ = _END.unpack(data[-_END.size :])
-    for _ in range(count):
-        fields = _CENTRAL.unpack_from(data, at)
-        method, clock, day, crc, compressed, inflated, name_size = fields[4:11]
-        external, local = fields[15:]
-        at += _CENTRAL.size
-        name = data[at : at + name_size].decode("utf-8")
-        at += name_size
-        start = local + _LOCAL.size + name_size
-        _require(compressed <= BLOB_MAX and inflated <= BLOB_MAX and method in (0, 8))
-        yield _Entry(name, data[start : start + compressed], crc, inflated, method, external, (clock, day))
-
-
-def _rebuild(entries: Sequence[_Entry]) -> bytes:
-    """Write a zip as Python's zipfile does; bootstrap/agent.py has the same in its own subset."""
-    body, directory, at = [], [], 0
-    for entry in entries:
-        name = entry.name.encode()
-        clock, day = entry.when
-        common = (entry.method, clock, day, entry.crc, len(entry.data), entry.inflated, len(name), 0)
-        body += [_LOCAL.pack(b"PK\3\4", 20, entry.flags, *common), name, entry.data]
-        directory += [
-            _CENTRAL.pack(b"PK\1\2", _UNIX_20, 20, entry.flags, *common, 0, 0, 0, entry.external, at),
-            name,
-        ]
-        at += _LOCAL.size + len(name) + len(entry.data)
-    listing = b"".join(directory)
-    end = _END.pack(b"PK\5\6", 0, 0, len(entries), len(entries), len(listing), at, 0)
-    return b"".join([*body, listing, end])
-
-
-def _unpack_date(when: tuple[int, int]) -> Date:
-    clock, day = when
-    return (day >> 9) + 1980, day >> 5 & 15, day & 31, clock >> 11, clock >> 5 & 63, (clock & 31) * 2
 
 
 # ---- the command --------------------------------------------------------------------------------------

@@ -11,28 +11,14 @@ import pathlib
 import subprocess
 import sys
 import zlib
-from types import ModuleType
 from typing import Any
 
 import harness
 
+from fatline.ansible import payload
+
 # Run by a process of its own: importing ansible-core changes the process that does it.
 MAKER = pathlib.Path(__file__).with_name("make_payload.py")
-
-
-def load_payload_module() -> ModuleType:
-    """Import fatline/ansible/payload.py from this tree, without the extension."""
-    spec = importlib.util.spec_from_file_location(
-        "payload_under_test", harness.ROOT / "fatline/ansible/payload.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-payload = load_payload_module()
 
 
 def core_version() -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import harness
+import msgpack
 import payloads
 import pytest
 from harness import HELLO, PING, PONG, REFUSED, AgentProcess
@@ -112,7 +114,7 @@ def test_what_was_on_its_way_is_served_by_the_new_interpreter(
 def exec_payload(agent: AgentProcess, parsed: Any) -> bytes:
     """Payload of an EXEC frame for a parsed module."""
     body = {**parsed.exec_body(agent.interpreter, {}), "stdin": parsed.params}
-    packed: bytes = payloads.payload.msgpack.packb(body)
+    packed: bytes = msgpack.packb(body)
     return struct.pack(">H", 0) + packed
 
 
@@ -155,12 +157,12 @@ def test_another_ansible_core_gets_a_clean_parent(agent: AgentProcess) -> None:
 
 def other_basic(parsed: Any) -> Any:
     """The same payload with a basic.py of another content."""
-    hashing = payloads.payload.hashlib.sha256
-    rows = payloads.payload.msgpack.unpackb(parsed.blobs[parsed.manifest])
+    hashing = hashlib.sha256
+    rows = msgpack.unpackb(parsed.blobs[parsed.manifest])
     row = next(row for row in rows if row[0] == "ansible/module_utils/basic.py")
     source = payloads.inflated(parsed.blobs[row[1]]) + b"\n# another release\n"
     row[1:6] = [hashing(source).digest(), payloads.crc32(source), len(source), len(source), 0]
-    listing = payloads.payload.msgpack.packb(rows)
+    listing = msgpack.packb(rows)
     name = hashing(listing).digest()
     blobs = {**parsed.blobs, row[1]: source, name: listing}
     return payloads.payload.Payload(**{**vars(parsed), "manifest": name, "blobs": blobs})

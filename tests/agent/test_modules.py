@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import binascii
+import hashlib
 import json
 import os
 import pathlib
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import harness
+import msgpack
 import payloads
 import pytest
 from harness import EXIT, NEED_BLOB, REFUSED, STARTED, AgentProcess
@@ -497,18 +500,18 @@ def test_warm_names_of_core_that_changed_are_not_kept(own: AgentProcess, tmp_pat
         own.interpreter,
     )
     assert "rl" in json.loads(own.module(parsed).stdout)["value"]
-    rows = payloads.payload.msgpack.unpackb(parsed.blobs[parsed.manifest])
+    rows = msgpack.unpackb(parsed.blobs[parsed.manifest])
     source = b"from ansible.module_utils.common.text.converters import to_text\ndef open_url(): 'another'\n"
     entry = next(row for row in rows if row[0] == "ansible/module_utils/urls.py")
     entry[1:6] = [
-        payloads.payload.hashlib.sha256(source).digest(),
-        payloads.payload.binascii.crc32(source),
+        hashlib.sha256(source).digest(),
+        binascii.crc32(source),
         len(source),
         len(source),
         0,
     ]
-    listing = payloads.payload.msgpack.packb(rows)
-    name = payloads.payload.hashlib.sha256(listing).digest()
+    listing = msgpack.packb(rows)
+    name = hashlib.sha256(listing).digest()
     changed = payloads.payload.Payload(
         **{**vars(parsed), "manifest": name, "blobs": {**parsed.blobs, entry[1]: source, name: listing}}
     )

@@ -20,13 +20,15 @@ import zipfile
 import zlib
 from typing import Any
 
+import msgpack
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "agent"))
 
 import payloads
 
-payload = payloads.payload
+from fatline.ansible import payload, zips
+
 PYTHON = "/usr/bin/python3"
 
 genuine = pytest.mark.skipif(payloads.core_version() is None, reason="no ansible-core beside the tests")
@@ -78,7 +80,7 @@ def test_blobs_are_the_files_of_the_zip_and_rebuild_it() -> None:
     # Ansible fact 4.
     data = make("stat", {"path": "/"})
     parsed, original = parse(data), zip_of(data)
-    rows = payload.msgpack.unpackb(parsed.blobs[parsed.manifest])
+    rows = msgpack.unpackb(parsed.blobs[parsed.manifest])
     with zipfile.ZipFile(io.BytesIO(original)) as file:
         assert [row[0] for row in rows] == file.namelist()
         for name, blob, crc, compressed, inflated, method, external, date, _ in rows:
@@ -101,7 +103,7 @@ def test_blobs_are_the_files_of_the_zip_and_rebuild_it() -> None:
 def test_only_what_core_ships_is_warmable(tmp_path: pathlib.Path) -> None:
     asked: list[str] = []
     parsed = payload.parse(make(), lambda name: asked.append(name) or name.endswith("basic.py"))
-    rows = payload.msgpack.unpackb(parsed.blobs[parsed.manifest])
+    rows = msgpack.unpackb(parsed.blobs[parsed.manifest])
     assert [row[0] for row in rows] == asked
     assert [row[0] for row in rows if row[8]] == ["ansible/module_utils/basic.py"]
 
@@ -128,10 +130,10 @@ def test_exec_body_is_the_protocols_and_holds_no_parameters() -> None:
     parsed = parse(make("ping", {"data": "a secret value"}))
     body = parsed.exec_body(PYTHON, {b"A": b"b"})
     assert body["mode"] == "module" and body["interpreter"] == PYTHON and body["env"] == {b"A": b"b"}
-    table = (pathlib.Path(payload.__file__).parents[2] / "docs" / "protocol.md").read_text()
+    table = (pathlib.Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
     for key in body:
         assert f"`{key}`" in table
-    packed = payload.msgpack.packb(body)
+    packed = msgpack.packb(body)
     assert b"a secret value" not in packed and len(packed) < 700
     assert not any(b"a secret value" in blob for blob in parsed.blobs.values())
 
@@ -202,6 +204,38 @@ def test_repeated_payloads_cost_little() -> None:
         times.append(time.process_time() - began)
     # Process time, so that a busy machine does not matter much; the goals are 3 ms and 0.3 ms on an idle one.
     assert first_seconds < 0.03 and sorted(times)[10] < 0.003
+
+
+@genuine
+def test_the_processes_of_a_run_share_what_they_saw_of_a_zip(tmp_path: pathlib.Path) -> None:
+    data = make("setup")
+    alone = payload.parse(data, str.isidentifier)
+    zips._cache.clear()
+    first = payload.parse(data, str.isidentifier, tmp_path)
+    zips._cache.clear()
+    # Only what the note does not hold is asked for again.
+    second = payload.parse(data, _never, tmp_path)
+    assert alone.manifest == first.manifest == second.manifest
+    assert second.date == first.date
+    assert list(second.blobs) == list(first.blobs) == list(alone.blobs)
+    assert len(second.blobs) == len(first.blobs)
+    assert dict(second.blobs) == alone.blobs
+
+
+def _never(name: str) -> bool:
+    raise AssertionError(f"asked about {name}")
+
+
+@genuine
+@pytest.mark.parametrize("note", [b"", b"\xc1", msgpack.packb([1, 2]), msgpack.packb([[2026], b"\x91\x01"])])
+def test_a_broken_note_is_none(tmp_path: pathlib.Path, note: bytes) -> None:
+    data = make("setup")
+    zips._cache.clear()
+    first = payload.parse(data, str.isidentifier, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(note)
+    zips._cache.clear()
+    assert payload.parse(data, str.isidentifier, tmp_path).blobs == first.blobs
 
 
 # The command around it --------------------------------------------------------------------------------
