@@ -402,6 +402,15 @@ end_silent_peers(struct fl_mux *mux, uint64_t now)
     }
 }
 
+static void
+end_stalled_clients(struct fl_mux *mux)
+{
+    FL_LIST_EACH (node, after, &mux->clients) {
+        mux_client_check_stalled(
+            peer_client(FL_LIST_ENTRY(node, struct peer, of_mux)));
+    }
+}
+
 /* Rule 4: who is quiet holds no buffers. */
 static void
 trim_peers(struct fl_mux *mux)
@@ -421,6 +430,7 @@ on_housekeeping(void *data)
     const uint64_t now = fl_os_now_ms();
 
     end_silent_peers(mux, now);
+    end_stalled_clients(mux);
     trim_peers(mux);
     /* Rule 3: a mux that nobody can find any more serves whom it has. */
     if (mux->socket_path != NULL && !mux->orphaned && !socket_is_ours(mux)) {

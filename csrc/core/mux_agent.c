@@ -46,6 +46,7 @@ agent_exited(struct agent *agent)
         return;
     }
     agent->exited = true;
+    mux_unblock(&agent->peer); /* for what it left, other limits hold */
     fl_list_append(&agent->peer.mux->draining, &agent->draining);
     fl_timer_start(agent->drain_timer, fl_os_now_ms() + MUX_DRAIN_GRACE);
 }
@@ -593,13 +594,39 @@ find_binding(struct agent *agent, const struct fl_frame *frame)
     return binding;
 }
 
+/*
+ * Whether the caller's queue takes one more answer. What a dead ssh left is
+ * bounded and is taken in any case, so that no result is lost for a client
+ * that reads late.
+ */
+static bool
+may_answer(const struct agent *agent, struct fl_binding *binding,
+           const struct fl_frame *frame, const struct peer *sink)
+{
+    if (!fl_stream_above_high(sink->stream)) {
+        binding->ahead = 0;
+        return true;
+    }
+    if (fl_stream_held(sink->stream) > MUX_QUEUE_HARD) {
+        return false;
+    }
+    if (agent->exited || (frame->flags & FL_F_LAST) != 0) {
+        return true;
+    }
+    if (frame->length > MUX_CALL_AHEAD - binding->ahead) {
+        return false;
+    }
+    binding->ahead += frame->length;
+    return true;
+}
+
 static enum verdict
 answer_caller(struct agent *agent, const struct fl_frame *frame,
               struct fl_binding *binding, struct peer *sink,
               struct peer **ret_sink)
 {
     *ret_sink = sink;
-    if (fl_stream_above_high(sink->stream)) {
+    if (!may_answer(agent, binding, frame, sink)) {
         return FRAME_BLOCKED;
     }
     if ((frame->flags & FL_F_LAST) != 0 || frame->reply_to == FL_H_IS_DEAD) {

@@ -505,6 +505,28 @@ mux_call_cancel(struct client *client, const struct fl_frame *frame)
     return false;
 }
 
+void
+mux_call_credit(struct client *client, struct peer *sink,
+                const struct fl_frame *frame, const uint8_t *payload)
+{
+    struct fl_binding *binding;
+    size_t consumed;
+
+    /* Below the mark nothing is counted. */
+    if (!fl_stream_above_high(client->peer.stream) || frame->length != 4
+        || (frame->flags & FL_F_COMPRESSED) != 0)
+    {
+        return;
+    }
+    binding = fl_endpoint_binding_of(sink->endpoint, peer_id(&client->peer),
+                                     frame->stream);
+    if (binding != NULL) {
+        consumed = fl_get_u32(payload);
+        binding->ahead -= consumed < binding->ahead ? consumed
+                                                    : binding->ahead;
+    }
+}
+
 static struct name *
 find_name(struct call *call, const uint8_t *bytes)
 {

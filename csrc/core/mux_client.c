@@ -821,6 +821,9 @@ route_frame(struct client *client, const struct fl_frame *frame,
     if (frame->handle == FL_H_CANCEL && mux_call_cancel(client, frame)) {
         return FRAME_TAKEN;
     }
+    if (frame->handle == FL_H_CREDIT) {
+        mux_call_credit(client, sink, frame, payload);
+    }
     return forward_call(client, frame, sink);
 }
 
@@ -867,6 +870,25 @@ mux_client_frame(struct client *client, const struct fl_frame *frame,
     }
     *ret_sink = sink;
     return route_frame(client, frame, payload, sink);
+}
+
+void
+mux_client_check_stalled(struct client *client)
+{
+    const struct peer *peer = &client->peer;
+    const uint64_t written = fl_stream_written(peer->stream);
+
+    if (fl_stream_held(peer->stream) <= MUX_QUEUE_HARD
+        || written != client->stalled_at)
+    {
+        client->stalled = 0;
+    }
+    else if (++client->stalled >= MUX_STALLED) {
+        mux_note_error(peer->mux, "a client with too many unread answers "
+                                  "was closed");
+        mux_doom(&client->peer);
+    }
+    client->stalled_at = written;
 }
 
 static void

@@ -185,6 +185,15 @@ mux_block(struct peer *peer, struct peer *sink)
 }
 
 void
+mux_unblock(struct peer *peer)
+{
+    if (peer->blocked_on != NULL) {
+        peer->blocked_on = NULL;
+        fl_list_append(&peer->mux->ready, &peer->waiting);
+    }
+}
+
+void
 mux_peer_drained(struct peer *peer)
 {
     struct fl_mux *mux = peer->mux;
@@ -193,8 +202,7 @@ mux_peer_drained(struct peer *peer)
         struct peer *source = FL_LIST_ENTRY(node, struct peer, waiting);
 
         if (source->blocked_on == peer) {
-            source->blocked_on = NULL;
-            fl_list_append(&mux->ready, &source->waiting);
+            mux_unblock(source);
         }
     }
 }

@@ -24,12 +24,22 @@
 
 /*
  * Fairness and back-pressure. A queue above its high mark pauses the sources
- * that write to it, one frame at most goes beyond; the cap is for answers
- * of the mux itself, which nothing else holds back.
+ * that write to it, what one read brought at most goes beyond; the cap is for
+ * answers of the mux itself, which nothing else holds back.
+ *
+ * An agent is not paused for a client that does not read, since others may
+ * use it as well, as long as it keeps to the credit of each call: that much
+ * the client's queue takes beyond its high mark, up to the hard one. Above
+ * the hard mark agents wait, and a client that then reads nothing for
+ * MUX_STALLED turns of the slow timer is closed.
  */
 #define MUX_QUEUE_HIGH ((size_t)512 * 1024)
 #define MUX_QUEUE_LOW ((size_t)128 * 1024)
+#define MUX_QUEUE_HARD ((size_t)8 * 1024 * 1024)
 #define MUX_QUEUE_CAP ((size_t)16 * 1024 * 1024)
+/* The credit of one call, and something for what needs no credit. */
+#define MUX_CALL_AHEAD ((size_t)(256 + 128) * 1024)
+#define MUX_STALLED 2
 #define MUX_PARKED_BYTES ((size_t)8 * 1024 * 1024)
 #define MUX_CLIENTS ((size_t)4096)
 #define MUX_AGENTS ((size_t)8192)
@@ -90,8 +100,10 @@ struct client {
     struct fl_list waiters;
     struct fl_list uploads;
     size_t upload_count, parked_bytes;
-    size_t claims; /* leases it holds, and waits for */
-    size_t names;  /* blob names that its calls list */
+    size_t claims;       /* leases it holds, and waits for */
+    size_t names;        /* blob names that its calls list */
+    unsigned stalled;    /* turns of the slow timer, so far */
+    uint64_t stalled_at; /* bytes written to it by the last one */
     /* The last route used, good while mux->route_epoch stands. */
     uint32_t cached_dst;
     uint64_t cached_epoch;
@@ -255,6 +267,10 @@ mux_peer_drained(struct peer *peer);
 void
 mux_block(struct peer *peer, struct peer *sink);
 
+/* Goes on in this turn with a peer that waits for another, if it does. */
+void
+mux_unblock(struct peer *peer);
+
 /* Writes the run, if there is one. */
 void
 mux_flush_run(struct fl_mux *mux);
@@ -298,6 +314,10 @@ mux_client_accept(struct fl_mux *mux, int fd);
 enum verdict
 mux_client_frame(struct client *client, const struct fl_frame *frame,
                  const uint8_t *payload, struct peer **ret_sink);
+
+/* From the slow timer: closes a client that holds up agents for too long. */
+void
+mux_client_check_stalled(struct client *client);
 
 /* Closes the client for breaking the protocol: says `text` to it first. */
 void
@@ -358,6 +378,11 @@ mux_call_confirm(struct fl_binding *binding);
 /* CANCEL of a call still parked. True if there was one. */
 bool
 mux_call_cancel(struct client *client, const struct fl_frame *frame);
+
+/* Notes that the caller has consumed some of a call's answers. */
+void
+mux_call_credit(struct client *client, struct peer *sink,
+                const struct fl_frame *frame, const uint8_t *payload);
 
 /* Tells the agent that the caller of this binding has gone. */
 void

@@ -40,7 +40,9 @@ struct fl_binding {
     uint32_t callee_id;
     uint32_t stream;
     uint64_t start; /* the request's place in the agent's output, or below */
-    void *call;     /* the owner's own note; not used by the router */
+    /* The owner's own notes, not used by the router. */
+    void *call;
+    size_t ahead; /* bytes answered that a slow caller has not consumed */
     struct fl_endpoint *client, *agent;
     struct fl_list of_client, of_agent;
 };

@@ -429,6 +429,12 @@ fl_stream_above_high(const struct fl_stream *stream)
 }
 
 size_t
+fl_stream_held(const struct fl_stream *stream)
+{
+    return fl_buf_held(stream->queue);
+}
+
+size_t
 fl_stream_pending(const struct fl_stream *stream)
 {
     return fl_buf_size(stream->queue);

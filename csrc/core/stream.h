@@ -112,6 +112,10 @@ fl_stream_trim(struct fl_stream *stream);
 bool
 fl_stream_above_high(const struct fl_stream *stream);
 
+/* Bytes that the queue keeps in memory of its own. */
+size_t
+fl_stream_held(const struct fl_stream *stream);
+
 /* Bytes queued and not written. */
 size_t
 fl_stream_pending(const struct fl_stream *stream);
