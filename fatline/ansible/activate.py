@@ -15,7 +15,7 @@ from ansible.plugins.loader import connection_loader
 from ansible.utils.display import Display
 
 import fatline
-from fatline.ansible import ahead, imports, keys, run, summary, versions
+from fatline.ansible import ahead, imports, keys, run, summary, versions, yaml_hook
 from fatline.ansible.ssh import Connection
 from fatline.ansible.switches import disabled
 
@@ -36,6 +36,7 @@ def activate(plugin_file: str | None = None) -> bool:
     with _lock:
         if is_active():
             return True
+        yaml_hook.install()
         trouble = versions.misfit() or _collection_mismatch(plugin_file)
         if trouble:
             # Rule 12 forbids warnings inside a task; this is the main process, before the first one.

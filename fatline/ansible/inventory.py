@@ -23,7 +23,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseFileInventoryPlugin
 from ansible.plugins.inventory.yaml import InventoryModule as StockInventory
 
-from fatline.ansible import dataloader_versions
+from fatline.ansible import dataloader_versions, yaml_hook
 from fatline.ansible.switches import disabled
 
 # A key of the outermost mapping, as people write it: at the beginning of a line, or first in a flow mapping.
@@ -41,6 +41,11 @@ class YamlInventory(StockInventory):  # type: ignore[misc]
     NAME = "fatline.core.yaml"
 
     _plan: _Plan | None = None
+
+    def __init__(self) -> None:
+        """Put the quick loader in place: no other door is opened as early as this one."""
+        super().__init__()
+        yaml_hook.install()
 
     def verify_file(self, path: str) -> bool:
         """Accept what core's plugin would load without an error, except what names a plugin."""

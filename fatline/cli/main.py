@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import fatline
-from fatline.cli import demo, doctor, exits, mux
+from fatline.cli import demo, doctor, exits, inventory_check, mux
 from fatline.cli.bench import command as bench
 from fatline.errors import MuxError
 
@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fatline {fatline.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (demo, doctor, bench, mux):
+    for part in (demo, doctor, inventory_check, bench, mux):
         part.add_parser(commands)
     return parser
 
