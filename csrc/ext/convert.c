@@ -2,6 +2,8 @@
 #include "ext/convert.h"
 
 #include <math.h>
+#include <string.h>
+#include <unistd.h>
 
 /* Beyond this a timeout is as good as none, and no sum overflows. */
 #define LONGEST_SECONDS 1e12
@@ -197,6 +199,35 @@ fl_ext_pin_strings(PyObject *source, struct fl_ext_strings *strings)
     }
     vector[count] = NULL;
     strings->held = held;
+    strings->vector = vector;
+    return 0;
+}
+
+int
+fl_ext_copy_environment(struct fl_ext_strings *strings)
+{
+    size_t count = 0, size = 0;
+    const char **vector;
+    char *text;
+
+    for (; environ[count] != NULL; count++) {
+        size += strlen(environ[count]) + 1;
+    }
+    /* One piece of memory: the vector, then the strings. */
+    vector = PyMem_Malloc((count + 1) * sizeof(*vector) + size);
+    if (vector == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    text = (char *)(vector + count + 1);
+    for (size_t i = 0; i < count; i++) {
+        const size_t length = strlen(environ[i]) + 1;
+
+        vector[i] = memcpy(text, environ[i], length);
+        text += length;
+    }
+    vector[count] = NULL;
+    strings->held = NULL;
     strings->vector = vector;
     return 0;
 }

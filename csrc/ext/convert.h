@@ -47,6 +47,13 @@ struct fl_ext_strings {
 int
 fl_ext_pin_strings(PyObject *source, struct fl_ext_strings *strings);
 
+/*
+ * A copy of our own environment: other threads may change that once the GIL
+ * is given up.
+ */
+int
+fl_ext_copy_environment(struct fl_ext_strings *strings);
+
 void
 fl_ext_release_strings(struct fl_ext_strings *strings);
 

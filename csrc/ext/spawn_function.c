@@ -67,13 +67,14 @@ spawn_with(PyObject *module, const struct arguments *from,
     PyObject *result = NULL;
     int *fds = NULL;
 
-    spawn->envp = (const char *const *)(uintptr_t)environ;
-    if (from->env != NULL && from->env != Py_None) {
-        if (fl_ext_pin_strings(from->env, &env) < 0) {
-            return NULL;
-        }
-        spawn->envp = env.vector;
+    if ((from->env == NULL || from->env == Py_None
+             ? fl_ext_copy_environment(&env)
+             : fl_ext_pin_strings(from->env, &env))
+        < 0)
+    {
+        return NULL;
     }
+    spawn->envp = env.vector;
     if (from->pass_fds == NULL
         || fl_ext_descriptors(from->pass_fds, &fds, &spawn->pass_count) == 0)
     {

@@ -90,6 +90,28 @@ def test_an_unusable_program_is_told_from_a_missing_one(tmp_path: Path) -> None:
         _native.spawn(["tool"], env=[os.fsencode(f"PATH={tmp_path}:/nonexistent")])
 
 
+def test_another_thread_may_change_the_environment_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program gets what the environment was when the call began, whole."""
+    monkeypatch.setenv("FIXED", "1")
+    enough = threading.Event()
+
+    def change() -> None:
+        while not enough.is_set():
+            for number in range(200):
+                os.putenv(f"CHANGING_{number}", "x" * number)
+            for number in range(200):
+                os.unsetenv(f"CHANGING_{number}")
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert run(["/bin/sh", "-c", "echo $FIXED"]) == (0, b"1\n")
+    finally:
+        enough.set()
+        thread.join()
+
+
 def test_a_failure_leaves_no_child_and_no_descriptor() -> None:
     before, children = set(os.listdir("/proc/self/fd")), children_of_this_process()
     for _ in range(5):
