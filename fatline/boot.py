@@ -13,12 +13,11 @@ import os
 import secrets
 import select
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from fatline import _native, bootstrap
+from fatline import _native, bootstrap, forks
 from fatline.client import Client
 from fatline.errors import BootError
 
@@ -68,7 +67,7 @@ class Wire:
     def close(self) -> None:
         """Close this side's descriptors; the program sees the end of its input."""
         for fd in {self.stdin_fd, self.stdout_fd, self.stderr_fd, self.pidfd} - {-1}:
-            os.close(fd)
+            forks.close(fd)
         self.stdin_fd = self.stdout_fd = self.stderr_fd = self.pidfd = -1
 
     def end(self) -> int | None:
@@ -134,31 +133,32 @@ def spawn(
     cannot be executed.
     """
     _reap_ended()
-    near, far = socket.socketpair()
-    stderr_read, stderr_write = os.pipe()
+    near, far = forks.socketpair()
+    stderr_read, stderr_write = forks.pipe()
     try:
-        pid, pidfd = _native.spawn(
-            argv,
-            env=None if env is None else [os.fsencode(f"{name}={value}") for name, value in env.items()],
-            stdin_fd=far.fileno(),
-            stdout_fd=far.fileno(),
-            stderr_fd=stderr_write,
-            pass_fds=tuple(pass_fds),
-            cwd=cwd,
-            new_session=new_session,
-        )
+        with forks.prevented():
+            pid, pidfd = _native.spawn(
+                argv,
+                env=None if env is None else [os.fsencode(f"{name}={value}") for name, value in env.items()],
+                stdin_fd=far,
+                stdout_fd=far,
+                stderr_fd=stderr_write,
+                pass_fds=tuple(pass_fds),
+                cwd=cwd,
+                new_session=new_session,
+            )
+            forks.own(pidfd)
     except BaseException:
-        near.close()
-        os.close(stderr_read)
+        forks.close(near)
+        forks.close(stderr_read)
         raise
     finally:
-        far.close()
-        os.close(stderr_write)
-    near.setblocking(False)
+        forks.close(far)
+        forks.close(stderr_write)
+    os.set_blocking(near, False)
     os.set_blocking(stderr_read, False)
     _children.add(pid)
-    fd = near.detach()
-    return Wire(pid, -1 if pidfd is None else pidfd, fd, fd, stderr_read)
+    return Wire(pid, pidfd, near, near, stderr_read)
 
 
 def handshake(

@@ -27,7 +27,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from fatline import _native
+from fatline import _native, forks
 from fatline.errors import MuxError
 
 CONNECT_SECONDS = 10.0
@@ -154,11 +154,12 @@ def _left(deadline: float) -> float:
 
 def _try_connect(path: Path, deadline: float) -> _native.Client | None:
     """None if nobody listens, or the mux was just ending; MuxError if there is one that does not answer."""
-    sock = _connect_socket(path, deadline)
-    if sock is None:
+    fd = _connect_socket(path, deadline)
+    if fd is None:
         return None
-    client = _native.Client(sock.detach())
+    client = _native.Client(fd)
     _clients.add(client)
+    forks.release(fd)
     try:
         client.hello(_left(deadline))
     except _native.Closed:
@@ -176,8 +177,9 @@ def _try_connect(path: Path, deadline: float) -> _native.Client | None:
     return client
 
 
-def _connect_socket(path: Path, deadline: float) -> socket.socket | None:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _connect_socket(path: Path, deadline: float) -> int | None:
+    fd = forks.unix_socket()
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
     try:
         # A full backlog makes a blocking connect wait, up to this; a non-blocking one would fail at once.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(_left(deadline)))
@@ -185,17 +187,19 @@ def _connect_socket(path: Path, deadline: float) -> socket.socket | None:
             sock.connect(name)
         _check_peer(sock, path)
     except (FileNotFoundError, ConnectionRefusedError):
-        sock.close()
+        forks.close(fd)
         return None
     except OSError as error:
-        sock.close()
+        forks.close(fd)
         if error.errno == errno.EAGAIN:
             raise MuxError(f"the mux on {path} accepts nobody; `fatline mux stop` or kill it") from error
         raise MuxError(f"cannot connect to the mux on {path}: {error.strerror}") from error
     except BaseException:
-        sock.close()
+        forks.close(fd)
         raise
-    return sock
+    finally:
+        sock.detach()
+    return fd
 
 
 def _timeval(seconds: float) -> bytes:
@@ -265,21 +269,23 @@ def _try_lock(fd: int) -> bool:
 
 def _start(path: Path, deadline: float, idle_seconds: int) -> str:
     """Start the mux on a new socket at `path`; returns what it said, which is nothing if it runs."""
-    with _listen(path) as listener:
-        try:
-            words = _launch(listener.fileno(), path, deadline, idle_seconds)
-        except OSError as error:
-            raise MuxError(f"cannot start the mux with {sys.executable!r}: {error.strerror}") from error
-    return words
+    listener = _listen(path)
+    try:
+        return _launch(listener, path, deadline, idle_seconds)
+    except OSError as error:
+        raise MuxError(f"cannot start the mux with {sys.executable!r}: {error.strerror}") from error
+    finally:
+        forks.close(listener)
 
 
-def _listen(path: Path) -> socket.socket:
+def _listen(path: Path) -> int:
     """Listen under a temporary name and move it into place, so that nobody finds a socket not yet ready.
 
     The rename replaces what a killed mux left. It is safe because the caller holds the lock and has just seen
     that nobody listens there.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    fd = forks.unix_socket()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         with _short_name(temporary) as name:
@@ -289,11 +295,13 @@ def _listen(path: Path) -> socket.socket:
         listener.listen(_BACKLOG)
         temporary.rename(path)
     except OSError as error:
-        listener.close()
+        forks.close(fd)
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise MuxError(f"cannot listen on {path}: {error.strerror}") from error
-    return listener
+    finally:
+        listener.detach()
+    return fd
 
 
 def _launch(listen_fd: int, path: Path, deadline: float, idle_seconds: int) -> str:
@@ -303,21 +311,22 @@ def _launch(listen_fd: int, path: Path, deadline: float, idle_seconds: int) -> s
     script = str(Path(__file__).with_name("mux_process.py").absolute())
     settings = (_extension_path(), str(path), str(listen_fd), str(idle_seconds))
     environment = [f"{name}={os.environ[name]}" for name in _KEPT_ENVIRONMENT if name in os.environ]
-    read_fd, write_fd = os.pipe()
+    read_fd, write_fd = forks.pipe()
     try:
-        pid, pidfd = _native.spawn(
-            [sys.executable, "-I", "-S", script, *settings],
-            env=[os.fsencode(setting) for setting in environment],
-            stderr_fd=write_fd,
-            pass_fds=[listen_fd],
-            new_session=True,
-            nofile=-1,
-        )
+        with forks.prevented():
+            pid, pidfd = _native.spawn(
+                [sys.executable, "-I", "-S", script, *settings],
+                env=[os.fsencode(setting) for setting in environment],
+                stderr_fd=write_fd,
+                pass_fds=[listen_fd],
+                new_session=True,
+                nofile=-1,
+            )
     except BaseException:
-        os.close(read_fd)
+        forks.close(read_fd)
         raise
     finally:
-        os.close(write_fd)
+        forks.close(write_fd)
     try:
         return _read_words(read_fd, deadline)
     except BaseException:
@@ -325,7 +334,7 @@ def _launch(listen_fd: int, path: Path, deadline: float, idle_seconds: int) -> s
         os.killpg(pid, signal.SIGKILL)
         raise
     finally:
-        os.close(read_fd)
+        forks.close(read_fd)
         _reap(pid, pidfd)
 
 
