@@ -22,7 +22,7 @@ SOURCES := $(shell find csrc fatline bootstrap ansible_plugins -type f \
 C_FILES := $(shell find csrc tests -name '*.[ch]')
 CORE_C := $(shell find csrc/core -name '*.c')
 
-.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize fuzz py-test bench micro-bench clean
+.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize fuzz py-test fidelity bench micro-bench clean
 
 help: ## this list
 	@echo "Usage: make TARGET [VARIABLE=value]"
@@ -83,6 +83,12 @@ fuzz: build/fuzz/build.ninja ## fuzz targets, SECONDS in all; needs clang
 # Not from the checkout: there, a test's "python -c 'import fatline'" would find a package without extension.
 py-test: $(STAMPS)/tools ## Python unit, agent and end-to-end tests
 	@cd $(VENV) && ../$(SECTION) "Python tests" bin/pytest -q -c ../pyproject.toml --rootdir .. $(abspath $(TESTS))
+
+# ANSIBLE=path names another virtual environment, whose ansible-core runs the cases; Fatline is installed into it.
+fidelity: $(STAMPS)/tools ## every playbook of the differential suite, under stock and through Fatline's doors; needs root
+	@$(if $(ANSIBLE),$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check .)
+	@cd $(VENV) && ../$(SECTION) "fidelity" env ANSIBLE=$(if $(ANSIBLE),$(abspath $(ANSIBLE))) \
+		bin/pytest -q -c ../pyproject.toml --rootdir .. -m fidelity $(abspath tests/fidelity)
 
 bench: $(STAMPS)/bench ## fatline bench with the options in BENCH
 	@$(BIN)/fatline bench $(BENCH)

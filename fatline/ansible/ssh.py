@@ -156,19 +156,27 @@ class Connection(AgentConnection, versions.StockConnection):  # type: ignore[mis
         if plan is None or plan.argv is not cmd:
             return self._fl_stock(cmd, in_data, sudoable, checkrc)
         job = self._fl_job(plan, in_data, sudoable, checkrc)
-        try:
-            result = self._fl_run(job)
-        except Fallback as fallback:
-            self._fl_say(summary.STOCK, str(fallback))
+        outcome = self._fl_outcome(job)
+        if isinstance(outcome, Fallback):
+            self._fl_say(summary.STOCK, str(outcome))
             self._fl_hold(plan)
             return self._fl_stock(cmd, in_data, sudoable, checkrc)
-        except _SshFailed as failed:
-            result = failed.result
-            versions.close_sshpass_pipe(self)
-            versions.ssh_failed(self, cmd, result[0], result[2], job.core_pipelines)
-            return result
         versions.close_sshpass_pipe(self)
-        return result
+        if isinstance(outcome, _SshFailed):
+            versions.ssh_failed(self, cmd, outcome.result[0], outcome.result[2], job.core_pipelines)
+            return outcome.result
+        return outcome
+
+    def _fl_outcome(self, job: Job) -> Result | Fallback | _SshFailed:
+        """Run one command, or return why it has not been run.
+
+        Not raised: from 2.19 on core tells what was being handled when an error was raised as its cause,
+        and what stock then raises has no cause.
+        """
+        try:
+            return self._fl_run(job)
+        except (Fallback, _SshFailed) as reason:
+            return reason
 
     def _fl_hold(self, plan: SshPlan) -> None:
         """Stay attached to the agent whose ssh carries a stock command, for as long as this process lives.
@@ -309,25 +317,37 @@ class Connection(AgentConnection, versions.StockConnection):  # type: ignore[mis
 
     def _file_transport_command(self, in_path: str, out_path: str, sftp_action: str) -> Result:
         """Copy a file through an attached agent, or as core does."""
+        refusal = self._fl_transfer_outcome(in_path, out_path, sftp_action)
+        if refusal is None:
+            return 0, b"", b""
+        self._fl_say(summary.STOCK, str(refusal))
+        result: Result = super()._file_transport_command(in_path, out_path, sftp_action)
+        return result
+
+    def _fl_transfer_outcome(self, in_path: str, out_path: str, sftp_action: str) -> Fallback | None:
+        """Copy a file through an attached agent, or return why that was not done (see `_fl_outcome`)."""
         remote = out_path if sftp_action == "put" else in_path
         try:
             if self._fl_excluded() or not remote.startswith("/"):
                 raise Fallback(f"file {sftp_action} of a path that is not absolute")
+            if self.get_option("ssh_transfer_method") == "piped":
+                # The agent gives the modes that sftp and scp give; a pipe leaves them to the umask.
+                raise Fallback(f"file {sftp_action}, piped as the user wants it")
             self._fl_transfer(_link(self._fl_bare_plan()), sftp_action, in_path, out_path)
-        except Fallback as fallback:
-            self._fl_say(summary.STOCK, str(fallback))
-            result: Result = super()._file_transport_command(in_path, out_path, sftp_action)
-            return result
-        return 0, b"", b""
+        except Fallback as refusal:
+            return refusal
+        return None
 
     # ---- the rest ----------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Let no later task use this connection's agents, then reset it as core does (ansible fact 19)."""
-        self.host = self.get_option("host") or self._play_context.remote_addr
+        """Reset the connection as core does, then let no later task use its agents (ansible fact 19).
+
+        In this order, because an agent's ssh is the master that core looks for and then stops.
+        """
+        super().reset()
         if not disabled() and (key := self._fl_bare_plan().key):
             self._fl_retire_agents(key)
-        super().reset()
 
 
 def _link(plan: SshPlan) -> Link:

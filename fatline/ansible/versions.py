@@ -261,15 +261,18 @@ def ssh_failed(connection: Any, cmd: list[bytes], rc: int, stderr: bytes, has_in
 
 
 def run_lost(connection: Any, stderr: bytes, has_input: bool) -> NoReturn:
-    """Raise UNREACHABLE for a command that may have run, in the words core uses for exit status 255."""
+    """Raise UNREACHABLE for a command that may have run, in the words core uses for exit status 255.
+
+    Without a context: from 2.19 on core would tell what was being handled here as the cause.
+    """
     if connection._play_context.no_log:
         # Rule 8: what the command wrote is not repeated.
-        raise RunLost("Failed to connect to the host via ssh: <error censored due to no log>")
+        raise RunLost("Failed to connect to the host via ssh: <error censored due to no log>") from None
     words = stderr.decode(errors="replace")
     if has_input:
-        raise RunLost(_not_sent(connection, words))
+        raise RunLost(_not_sent(connection, words)) from None
     # Here, and only here, core takes the end of the line away.
-    raise RunLost(f"Failed to connect to the host via ssh: {words.rstrip()}")
+    raise RunLost(f"Failed to connect to the host via ssh: {words.rstrip()}") from None
 
 
 def is_connection_failure(stdout: bytes, stderr: bytes) -> bool:

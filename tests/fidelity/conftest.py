@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Fixtures of the fidelity suite, and the count that it ends with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import world
+from fidelity_run import Bench, Controller
+
+_counts = pytest.StashKey[list[dict[str, Any]]]()
+
+
+@pytest.fixture(scope="session")
+def controller() -> Controller:
+    """The ansible-core under test."""
+    return Controller.chosen()
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory, controller: Controller) -> Bench:
+    """Equal worlds for the variants of each case."""
+    trouble = world.trouble()
+    if trouble:
+        pytest.skip(trouble)
+    directory = tmp_path_factory.mktemp("fidelity")
+    return Bench(directory, world.make_seed(directory), controller)
+
+
+@pytest.fixture(scope="session")
+def counted(pytestconfig: pytest.Config) -> list[dict[str, Any]]:
+    """What Fatline's runs counted; the terminal summary adds it up."""
+    return pytestconfig.stash.setdefault(_counts, [])
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say how many module runs ran warm, and why the others did not."""
+    counts = config.stash.get(_counts, [])
+    if not counts:
+        return
+    reasons: Counter[str] = Counter()
+    for count in counts:
+        reasons.update(count["stock"])
+    warm, command = (sum(count[name] for count in counts) for name in ("warm", "command"))
+    terminalreporter.section("fidelity")
+    terminalreporter.write_line(f"{warm} warm, {command} through the agent, {reasons.total()} through stock")
+    for reason, number in reasons.most_common():
+        terminalreporter.write_line(f"  {number:5d} {reason}")
