@@ -188,7 +188,9 @@ check_origin(const struct fl_ext_yaml_profile *profile)
 
     if (type->tp_basicsize
             != (Py_ssize_t)(sizeof(PyObject) + slots * sizeof(PyObject *))
-        || type->tp_itemsize != 0 || type->tp_alloc != PyType_GenericAlloc)
+        || type->tp_itemsize != 0 || type->tp_dictoffset != 0
+        || type->tp_weaklistoffset != 0
+        || type->tp_alloc != PyType_GenericAlloc)
     {
         return misfit(type, "holds more than its slots");
     }

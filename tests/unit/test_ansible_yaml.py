@@ -138,7 +138,7 @@ LEFT = {
     "tab for a space": "a:\n\t- b\n",
     "bad indentation": "a:\n  - b\n c: d\n",
     "bad escape": '"\\q"',
-    "half a pair": '"\\ud800"',
+    "half a pair": 'a: "\\ud800"',
     "control character": "a: \x01\n",
     "null byte": "a: \0\n",
     "bad directive": "%YAML 2.0\n---\na\n",
