@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Turns tests/vectors/frames.json into a C header, or into seed files for the fuzzers.
+"""Turns tests/vectors/*.json into a C header, or into seed files for the fuzzers.
 
-Called by meson: ``make_vectors.py header|frame|messages FRAMES_JSON OUTPUT``.
+Called by meson: ``make_vectors.py header|frame|messages|yaml VECTORS_JSON OUTPUT``.
 """
 
 from __future__ import annotations
@@ -97,20 +97,30 @@ def conversations() -> dict[str, bytes]:
     return seeds
 
 
+def documents(groups: dict[str, dict[str, str]]) -> dict[str, bytes]:
+    """Return seeds for the YAML fuzzer."""
+    texts = {name: text for group in groups.values() for name, text in group.items()}
+    return {name.replace(" ", "_"): text.encode() for name, text in texts.items()}
+
+
+def seeds(what: str, content: dict[str, Any]) -> dict[str, bytes]:
+    """Return the seed files of a fuzzer by name."""
+    if what == "messages":
+        return conversations()
+    if what == "yaml":
+        return documents(content)
+    return {f"vector_{i}": bytes.fromhex(vector["hex"]) for i, vector in enumerate(content["vectors"])}
+
+
 def main() -> None:
     """Write what was asked for."""
     what, source, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    vectors = json.loads(source.read_text(encoding="utf-8"))["vectors"]
+    content = json.loads(source.read_text(encoding="utf-8"))
     if what == "header":
-        output.write_text(header(vectors), encoding="utf-8")
+        output.write_text(header(content["vectors"]), encoding="utf-8")
         return
-    seeds = (
-        conversations()
-        if what == "messages"
-        else {f"vector_{number}": bytes.fromhex(vector["hex"]) for number, vector in enumerate(vectors)}
-    )
     output.mkdir(parents=True, exist_ok=True)
-    for name, data in seeds.items():
+    for name, data in seeds(what, content).items():
         (output / name).write_bytes(data)
 
 
