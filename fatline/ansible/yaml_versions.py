@@ -123,7 +123,7 @@ class PositionFamily(Family):
             return self._construct(core(), tag, text, line, column, name)
 
         result, duplicates = self.native.load(data, file_name or name, other)
-        for key, mapping in duplicates:
+        for key, mapping in _repeatable(duplicates):
             _, line, column = mapping.ansible_pos
             _repeat_key(core(), key, Mark(name, 0, line - 1, column - 1, None, None))
         return result
@@ -201,11 +201,11 @@ class TagFamily(Family):
             first_line=origin.line_num or 1,
             extra_tags=(trust(),) if trust.is_tagged_on(data) else (),
         )
-        for key, _ in duplicates:
+        for key, _ in _repeatable(duplicates):
             place = self._tags.Origin.get_tag(key)
             first_line = origin.line_num or 1
             mark = Mark(None, 0, place.line_num - first_line, place.col_num - 1, None, None)
-            _repeat_key(core(), self._tag_helper.untag(key), mark)
+            _repeat_key(core(), key, mark)
         return result
 
     def probe(self) -> tuple[object, object]:
@@ -215,10 +215,15 @@ class TagFamily(Family):
         return self._load_yaml(data, origin), self._loader(data).get_single_data()
 
 
-def _repeat_key(loader: Any, key: Any, mark: Mark) -> None:
-    """Let core say what it has to say about a key that a mapping has twice."""
-    if not isinstance(key, str):
+def _repeatable(duplicates: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
+    """Return the duplicates if each of them can be repeated, so that core speaks about all or none."""
+    if not all(isinstance(key, str) for key, _ in duplicates):
         raise NotHandled("a duplicate key that is not text")
+    return duplicates
+
+
+def _repeat_key(loader: Any, key: str, mark: Mark) -> None:
+    """Let core say what it has to say about a key that a mapping has twice."""
     nodes = [ScalarNode("tag:yaml.org,2002:str", str(key), mark) for _ in range(2)]
     value = ScalarNode("tag:yaml.org,2002:null", "", mark)
     loader.construct_mapping(MappingNode("tag:yaml.org,2002:map", [(node, value) for node in nodes], mark))
