@@ -35,7 +35,8 @@ _ATTACHED = struct.Struct("!BII")
 _HELLO = struct.Struct("!H16s")
 _OPEN = struct.Struct("!32s32sBIIH")
 
-_OPEN_STDERR, _OPEN_PIDFD, _OPEN_BOUND, _OPEN_ALIAS = 1, 2, 4, 8
+_OPEN_STDERR, _OPEN_PIDFD, _OPEN_BOUND, _OPEN_ALIAS, _OPEN_OWNER, _OPEN_PRIVATE = 1, 2, 4, 8, 16, 32
+_RETIRE_NOW = 1
 
 Buffer = bytes | memoryview
 
@@ -120,16 +121,24 @@ class Client:
         alias: bytes | None = None,
         bound: bool = False,
         persist: int = 0,
+        owner_pidfd: int = -1,
     ) -> int:
         """Hand an agent's wire to the mux, which ends the lease on `key`; returns the agent's context id.
 
         The mux gets duplicates of the descriptors: the caller still owns and closes `wire`. `label` names
         the host in reasons. A `bound` agent ends with this client; any other lives on for `persist` seconds
         after its last one. `alias` is a second key under which the newest agent opened with it is found.
+
+        With `owner_pidfd`, which stays the caller's, the agent is private to that process and those who know
+        the key (rule 9): it ends with that process, and only clients that attached to it may call it.
         """
         flags = _OPEN_BOUND if bound else 0
         fds = [wire.stdout_fd, wire.stdin_fd]
-        for flag, fd in ((_OPEN_STDERR, wire.stderr_fd), (_OPEN_PIDFD, wire.pidfd)):
+        for flag, fd in (
+            (_OPEN_STDERR, wire.stderr_fd),
+            (_OPEN_PIDFD, wire.pidfd),
+            (_OPEN_OWNER | _OPEN_PRIVATE, owner_pidfd),
+        ):
             if fd >= 0:
                 flags |= flag
                 fds.append(fd)
@@ -149,9 +158,12 @@ class Client:
         finally:
             self._leave_lease(key)
 
-    def retire(self, context_id: int) -> None:
-        """Let no further `attach` find this agent; it ends once nobody uses it."""
-        self._ask(Handle.RETIRE, _U32.pack(context_id))
+    def retire(self, context_id: int, *, now: bool = False) -> None:
+        """Let no further `attach` find this agent; it ends once nobody uses it.
+
+        With `now`, being attached to it is no use: it ends as soon as no call is under way.
+        """
+        self._ask(Handle.RETIRE, _U32.pack(context_id) + (bytes((_RETIRE_NOW,)) if now else b""))
 
     def shutdown(self, context_id: int) -> None:
         """Close an agent's wire now."""

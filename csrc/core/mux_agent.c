@@ -84,6 +84,18 @@ on_pidfd(void *data, unsigned events)
     agent_exited(agent);
 }
 
+/* Rule 9: a privileged agent ends with the run that opened it. */
+static void
+on_owner_gone(void *data, unsigned events)
+{
+    struct agent *agent = data;
+
+    (void)events;
+    fl_watch_free(agent->owner_watch);
+    agent->owner_watch = NULL;
+    mux_agent_doom(agent, "the process it was opened for has ended");
+}
+
 static void
 on_idle(void *data)
 {
@@ -228,8 +240,8 @@ mux_agent_check_idle(struct agent *agent)
     if (agent->peer.doomed) {
         return;
     }
-    if (!fl_list_empty(&agent->attachments)
-        || fl_endpoint_bindings(agent->peer.endpoint) > 0)
+    if (fl_endpoint_bindings(agent->peer.endpoint) > 0
+        || (!fl_list_empty(&agent->attachments) && !agent->ends_unused))
     {
         fl_timer_stop(agent->idle_timer);
     }
@@ -254,6 +266,10 @@ watch_process(struct agent *agent)
     if (agent->pidfd >= 0) {
         err = fl_watch_new(loop, agent->pidfd, FL_LOOP_READ, on_pidfd, agent,
                            &agent->pid_watch);
+    }
+    if (err == 0 && agent->owner_pidfd >= 0) {
+        err = fl_watch_new(loop, agent->owner_pidfd, FL_LOOP_READ,
+                           on_owner_gone, agent, &agent->owner_watch);
     }
     if (err == 0 && agent->stderr_fd >= 0) {
         err = fl_os_set_nonblocking(agent->stderr_fd);
@@ -335,8 +351,10 @@ static void
 free_parts(struct agent *agent)
 {
     fl_watch_free(agent->pid_watch);
+    fl_watch_free(agent->owner_watch);
     close_stderr(agent);
     fl_os_close(agent->pidfd);
+    fl_os_close(agent->owner_pidfd);
     fl_timer_free(agent->idle_timer);
     fl_timer_free(agent->drain_timer);
     fl_have_free(agent->have);
@@ -348,14 +366,15 @@ free_parts(struct agent *agent)
 }
 
 static struct agent *
-agent_alloc(struct fl_mux *mux, int stderr_fd, int pidfd)
+agent_alloc(struct fl_mux *mux, const int fds[OPEN_FDS])
 {
     struct agent *agent = calloc(1, sizeof(*agent));
 
     if (agent != NULL) {
         agent->peer.mux = mux;
-        agent->pidfd = pidfd;
-        agent->stderr_fd = stderr_fd;
+        agent->pidfd = fds[OPEN_PIDFD];
+        agent->stderr_fd = fds[OPEN_STDERR_FD];
+        agent->owner_pidfd = fds[OPEN_OWNER_PIDFD];
         agent->last_input = fl_os_now_ms();
         fl_list_init(&agent->attachments);
         fl_list_init(&agent->draining);
@@ -364,8 +383,7 @@ agent_alloc(struct fl_mux *mux, int stderr_fd, int pidfd)
 }
 
 int
-mux_agent_open(struct fl_mux *mux, int read_fd, int write_fd, int stderr_fd,
-               int pidfd, struct agent **ret)
+mux_agent_open(struct fl_mux *mux, const int fds[OPEN_FDS], struct agent **ret)
 {
     struct agent *agent = NULL;
     int err = mux->agent_count < mux->config.max_agents ? 0 : FL_EQUOTA;
@@ -374,25 +392,26 @@ mux_agent_open(struct fl_mux *mux, int read_fd, int write_fd, int stderr_fd,
         err = FL_ECLOSED; /* nobody would end it any more */
     }
     if (err == 0) {
-        agent = agent_alloc(mux, stderr_fd, pidfd);
+        agent = agent_alloc(mux, fds);
         err = agent != NULL ? 0 : -ENOMEM;
     }
     if (agent == NULL) {
-        fl_os_close(stderr_fd);
-        fl_os_close(pidfd);
+        fl_os_close(fds[OPEN_STDERR_FD]);
+        fl_os_close(fds[OPEN_PIDFD]);
+        fl_os_close(fds[OPEN_OWNER_PIDFD]);
     }
     else {
         err = make_parts(agent);
         if (err == 0) {
-            err = make_stream(agent, read_fd, write_fd);
+            err = make_stream(agent, fds[OPEN_READ_FD], fds[OPEN_WRITE_FD]);
         }
         if (err < 0) {
             free_parts(agent);
         }
     }
     if (err < 0) {
-        fl_os_close(read_fd);
-        fl_os_close(write_fd);
+        fl_os_close(fds[OPEN_READ_FD]);
+        fl_os_close(fds[OPEN_WRITE_FD]);
         return err;
     }
     mux_add_peer(mux, &agent->peer, FL_SIDE_AGENT);

@@ -21,7 +21,10 @@ enum {
     OPEN_HAS_PIDFD = 2,
     OPEN_IS_BOUND = 4,
     OPEN_HAS_ALIAS = 8,
-    OPEN_KNOWN = 15,
+    OPEN_HAS_OWNER = 16,
+    OPEN_IS_PRIVATE = 32,
+    OPEN_KNOWN = 63,
+    RETIRE_NOW = 1,
 };
 
 /* The fixed part of an OPEN. */
@@ -431,20 +434,25 @@ parse_open(const uint8_t *payload, size_t size, struct open_request *ret)
 
 /* Takes the descriptors that came with an OPEN; -1 where it has none. */
 static int
-take_fds(struct client *client, uint8_t flags, int fds[4])
+take_fds(struct client *client, uint8_t flags, int fds[OPEN_FDS])
 {
-    const bool wanted[4] = {true, true, (flags & OPEN_HAS_STDERR) != 0,
-                            (flags & OPEN_HAS_PIDFD) != 0};
+    const bool wanted[OPEN_FDS] = {
+        true,
+        true,
+        (flags & OPEN_HAS_STDERR) != 0,
+        (flags & OPEN_HAS_PIDFD) != 0,
+        (flags & OPEN_HAS_OWNER) != 0,
+    };
     int err = 0;
 
-    for (size_t i = 0; i < 4; i++) {
+    for (size_t i = 0; i < OPEN_FDS; i++) {
         fds[i] = wanted[i] ? fl_stream_take_fd(client->peer.stream) : -1;
         if (wanted[i] && fds[i] < 0) {
             err = FL_EDESCRIPTORS;
         }
     }
     if (err < 0) {
-        for (size_t i = 0; i < 4; i++) {
+        for (size_t i = 0; i < OPEN_FDS; i++) {
             fl_os_close(fds[i]);
         }
     }
@@ -460,6 +468,7 @@ describe_agent(struct agent *agent, struct client *client,
     agent->has_alias = (open->flags & OPEN_HAS_ALIAS) != 0;
     agent->pid = (pid_t)open->pid;
     agent->persist_seconds = open->persist_seconds;
+    agent->is_private = (open->flags & OPEN_IS_PRIVATE) != 0;
     if ((open->flags & OPEN_IS_BOUND) != 0) {
         agent->bound_to = client;
     }
@@ -491,7 +500,7 @@ do_open(struct client *client, const struct fl_frame *frame,
     struct open_request open;
     struct agent *agent;
     struct lease *lease;
-    int fds[4], err;
+    int fds[OPEN_FDS], err;
     char message[96];
 
     if (!parse_open(payload, frame->length, &open)
@@ -504,10 +513,10 @@ do_open(struct client *client, const struct fl_frame *frame,
     lease = find_lease(mux, open.key);
     err = lease != NULL && lease->holder != client ? FL_EKEY : 0;
     if (err == 0) {
-        err = mux_agent_open(mux, fds[0], fds[1], fds[2], fds[3], &agent);
+        err = mux_agent_open(mux, fds, &agent);
     }
     else {
-        for (size_t i = 0; i < 4; i++) {
+        for (size_t i = 0; i < OPEN_FDS; i++) {
             fl_os_close(fds[i]);
         }
     }
@@ -586,6 +595,9 @@ do_retire(struct client *client, const struct fl_frame *frame,
         return;
     }
     agent->retired = true;
+    if (frame->length > 4 && (payload[4] & RETIRE_NOW) != 0) {
+        agent->ends_unused = true;
+    }
     mux_answer(&client->peer, frame, NULL, 0);
     attachment = find_attachment(client, agent);
     if (attachment != NULL) {
@@ -649,7 +661,7 @@ static const struct message {
     {FL_H_ATTACH, MUX_KEY + 1, MUX_KEY + 1, true, do_attach},
     {FL_H_OPEN, OPEN_FIXED, FL_PAYLOAD_MAX, true, do_open},
     {FL_H_ABANDON, MUX_KEY, MUX_KEY, true, do_abandon},
-    {FL_H_RETIRE, 4, 4, true, do_retire},
+    {FL_H_RETIRE, 4, 5, true, do_retire},
     {FL_H_SHUTDOWN, 4, 4, true, do_shutdown},
     {FL_H_STATUS, 0, 0, true, do_status},
     {FL_H_STOP, 0, 0, true, do_stop},
@@ -739,6 +751,13 @@ find_sink(struct client *client, uint32_t id)
     client->cached_epoch = mux->route_epoch;
     client->cached_sink = fl_endpoint_owner(endpoint);
     return client->cached_sink;
+}
+
+/* Rule 9: to know a private agent's id is not enough, its key is asked for. */
+static bool
+may_call(struct client *client, const struct agent *agent)
+{
+    return !agent->is_private || find_attachment(client, agent) != NULL;
 }
 
 /* Blobs named by an EXEC or CALL_FUNCTION, or FL_EMALFORMED. */
@@ -863,6 +882,10 @@ mux_client_frame(struct client *client, const struct fl_frame *frame,
     sink = find_sink(client, frame->dst_id);
     if (sink == NULL || sink->doomed) {
         return undeliverable(client, frame);
+    }
+    if (!may_call(client, peer_agent(sink))) {
+        reject(client, frame, "this agent belongs to another run");
+        return FRAME_TAKEN;
     }
     if (fl_stream_above_high(sink->stream)) {
         *ret_sink = sink;

@@ -114,11 +114,14 @@ struct agent {
     struct peer peer;
     uint8_t key[MUX_KEY], alias[MUX_KEY];
     bool has_alias, retired, exited;
+    bool is_private;         /* only those attached to it may call it */
+    bool ends_unused;        /* a retired one that attachments do not hold */
     struct client *bound_to; /* closed with it; NULL: with none */
     struct fl_list attachments;
     pid_t pid;
     int pidfd, stderr_fd; /* -1: none */
-    struct fl_watch *pid_watch, *stderr_watch;
+    int owner_pidfd;      /* closed with this process; -1: with none */
+    struct fl_watch *pid_watch, *stderr_watch, *owner_watch;
     uint8_t tail[MUX_STDERR_TAIL]; /* the last its ssh said */
     size_t tail_size;
     char label[MUX_LABEL_SIZE];
@@ -331,10 +334,20 @@ mux_detach(struct attachment *attachment);
 
 /* mux_agent.c */
 
+/* The descriptors of an OPEN, in the order in which they are sent. */
+enum {
+    OPEN_READ_FD,
+    OPEN_WRITE_FD,
+    OPEN_STDERR_FD,   /* or -1 */
+    OPEN_PIDFD,       /* or -1 */
+    OPEN_OWNER_PIDFD, /* or -1 */
+    OPEN_FDS,
+};
+
 /* Makes an agent of an OPEN; owns the descriptors from the call on. */
 int
-mux_agent_open(struct fl_mux *mux, int read_fd, int write_fd, int stderr_fd,
-               int pidfd, struct agent **ret);
+mux_agent_open(struct fl_mux *mux, const int fds[OPEN_FDS],
+               struct agent **ret);
 
 enum verdict
 mux_agent_frame(struct agent *agent, const struct fl_frame *frame,

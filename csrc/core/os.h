@@ -14,7 +14,7 @@
 #include <sys/uio.h>
 
 /* Most descriptors one message may carry. */
-#define FL_OS_FDS_MAX 4
+#define FL_OS_FDS_MAX 5
 
 /*
  * The calls that tests replace to force short transfers, EAGAIN, EINTR and

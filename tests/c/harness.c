@@ -443,7 +443,8 @@ static uint8_t
 open_flags(const struct agent_options *o)
 {
     return (uint8_t)((o->no_stderr ? 0 : 1) | (o->no_process ? 0 : 2)
-                     | (o->bound ? 4 : 0) | (o->alias != 0 ? 8 : 0));
+                     | (o->bound ? 4 : 0) | (o->alias != 0 ? 8 : 0)
+                     | (o->owner != 0 ? 16 : 0) | (o->is_private ? 32 : 0));
 }
 
 uint32_t
@@ -457,7 +458,7 @@ agent_send_open(struct conn *conn, const struct agent_options *options,
                              .reply_to = conn->next_handle++};
     uint8_t header[FL_HEADER_SIZE], payload[512];
     struct iovec iov[2] = {{header, sizeof(header)}, {payload, 0}};
-    int wire[2], errors[2], fds[4];
+    int wire[2], errors[2], fds[5];
     size_t count = 2;
 
     CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, wire), 0);
@@ -472,14 +473,18 @@ agent_send_open(struct conn *conn, const struct agent_options *options,
         fds[count] = fl_os_pidfd_open(ret->ssh);
         CHECK(fds[count++] >= 0);
     }
+    if (o->owner != 0) {
+        fds[count] = fl_os_pidfd_open(o->owner);
+        CHECK(fds[count++] >= 0);
+    }
     iov[1].iov_len = open_payload(o, open_flags(o), ret->ssh, payload);
     frame.length = (uint32_t)iov[1].iov_len;
     fl_frame_encode(&frame, header);
     CHECK(fl_os_send(conn->fd, iov, 2, fds, count) > 0);
     fl_os_close(wire[0]);
     fl_os_close(errors[0]);
-    if (!o->no_process) {
-        fl_os_close(fds[count - 1]);
+    while (count > (o->no_stderr ? 2 : 3)) {
+        fl_os_close(fds[--count]);
     }
     return frame.reply_to;
 }

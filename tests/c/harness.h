@@ -32,7 +32,8 @@ struct message {
 struct agent_options {
     char key;   /* the 32-byte key is this, repeated; 0: 'k' */
     char alias; /* 0: none */
-    bool bound, no_process, no_stderr;
+    bool bound, no_process, no_stderr, is_private;
+    pid_t owner; /* 0: none */
     bool ignores_term;
     uint32_t persist;
     const char *label;

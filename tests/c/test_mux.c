@@ -830,6 +830,87 @@ TEST(a_retired_agent_is_not_found_and_ends_when_it_is_done)
     tear_down(&s);
 }
 
+/* Rule 11: nobody's mere attachment keeps an account busy. */
+TEST(an_agent_retired_at_once_is_not_held_by_those_attached)
+{
+    struct setup s;
+    struct conn other;
+    uint8_t request[5];
+    uint32_t handle;
+
+    set_up(&s, NULL);
+    conn_open(&s.mux, &other);
+    CHECK_INT(attached(&other, attach(&other, 'k', false), FL_A_FOUND),
+              s.agent.id);
+    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
+    free(receive(s.agent.wire).payload);
+    fl_put_u32(request, s.agent.id);
+    request[4] = 1;
+    free(receive_for(s.conn.fd, call(&s.conn, 0, FL_H_RETIRE, 0, request, 5))
+             .payload);
+    CHECK_INT(status_number(&s.conn, "agents"), 1); /* a call is bound */
+    reply(&s.agent, &s.conn, handle, 0, FL_F_LAST, "\4", 1);
+    free(receive_for(s.conn.fd, handle).payload);
+    wait_for_end(s.agent.wire);
+    receive_del_route(other.fd, s.agent.id);
+    conn_close(&other);
+    tear_down(&s);
+}
+
+/* Rule 9: an id can be guessed, a key cannot. */
+TEST(a_private_agent_is_called_only_by_those_attached)
+{
+    const struct agent_options options = {.is_private = true, .persist = 1000};
+    struct mux_process mux;
+    struct conn owner, other;
+    struct fake_agent agent;
+    uint32_t handle;
+
+    mux_start(&mux, NULL);
+    conn_open(&mux, &owner);
+    conn_open(&mux, &other);
+    agent_open(&owner, &options, &agent);
+    handle = call(&other, agent.id, FL_H_PING, 0, NULL, 0);
+    receive_dead(other.fd, handle, FL_D_REJECTED, "another run");
+    CHECK_INT(attached(&other, attach(&other, 'k', false), FL_A_FOUND),
+              agent.id);
+    handle = call(&other, agent.id, FL_H_PING, 0, NULL, 0);
+    free(receive(agent.wire).payload);
+    reply(&agent, &other, handle, 0, FL_F_LAST, "\4", 1);
+    free(receive_for(other.fd, handle).payload);
+    agent_close(&agent);
+    conn_close(&owner);
+    conn_close(&other);
+    mux_stop(&mux);
+}
+
+/* Rule 9: however the run ends, and whoever else uses the mux. */
+TEST(an_agent_ends_with_the_process_it_was_opened_for)
+{
+    struct agent_options options = {.persist = 1000};
+    struct mux_process mux;
+    struct conn conn;
+    struct fake_agent agent;
+
+    options.owner = fork();
+    CHECK(options.owner >= 0);
+    if (options.owner == 0) {
+        pause();
+        _exit(0);
+    }
+    mux_start(&mux, NULL);
+    conn_open(&mux, &conn);
+    agent_open(&conn, &options, &agent);
+    CHECK_INT(status_number(&conn, "agents"), 1);
+    CHECK_INT(kill(options.owner, SIGKILL), 0);
+    receive_del_route(conn.fd, agent.id);
+    wait_for_end(agent.wire);
+    CHECK_INT(waitpid(options.owner, NULL, 0), options.owner);
+    agent_close(&agent);
+    conn_close(&conn);
+    mux_stop(&mux);
+}
+
 TEST(shutdown_closes_the_wire_now)
 {
     struct setup s;
