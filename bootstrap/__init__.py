@@ -61,19 +61,19 @@ def _prepared(name: str) -> bytes | None:
     return None
 
 
-def launcher(interpreters: Sequence[str], nonce: str, size: int) -> str:
+def launcher(interpreters: Sequence[str], nonce: str, size: int, *, privileged: bool = False) -> str:
     """Return the command line that starts the stage under any login shell.
 
     interpreters are tried in order; nonce is repeated in the READY line; size is the number of bytes
-    the caller sends after it (the length of agent_source()). Raises ValueError for a word that some
-    shell would not take literally.
+    the caller sends after it (the length of agent_source()); privileged tells the agent that it runs as an
+    account which it has become. Raises ValueError for a word that some shell would not take literally.
     """
     stage = base64.b64encode(stage_source()).decode("ascii")
     # Only built-in modules before the empty entry is gone: sys is one, zlib and base64 may be files
     # that a base64.py in the login directory would replace.
     program = (
         "import sys;sys.path[:]=[p for p in sys.path if p];"
-        f'NONCE="{nonce}";SIZE={size:d};'
+        f'NONCE="{nonce}";SIZE={size:d};PRIVILEGED={privileged:d};'
         f'import zlib,base64;exec(zlib.decompress(base64.b64decode("{stage}")))'
     )
     if not nonce.isalnum():

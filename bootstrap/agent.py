@@ -1831,6 +1831,10 @@ class ModuleChild(object):
 
 def become_fresh(body):
     """What a new interpreter reading its program from stdin would have, and the forked one has not."""
+    name = same_type(ENVIRON, 'SUDO_COMMAND')
+    if name in ENVIRON and body.get('sudo_command'):
+        # The command that sudo would have run for this task.
+        ENVIRON[name] = body['sudo_command']
     add_environment(body.get('env'))
     if hasattr(time, 'tzset'):
         time.tzset()
@@ -2550,6 +2554,66 @@ def signature(paths):
     return looks
 
 
+# What a become plugin's command reads before it runs anything: accounts, rights, limits (systems fact 21).
+ACCOUNT_FILES = ('/etc/passwd', '/etc/group', '/etc/shadow', '/etc/gshadow', '/etc/sudoers', '/usr/local/etc/sudoers',
+                 '/etc/sudo.conf', '/etc/doas.conf', '/etc/environment', '/etc/default/locale', '/etc/default/su',
+                 '/etc/login.defs', '/etc/hosts', '/etc/hostname')
+ACCOUNT_DIRECTORIES = ('/etc/sudoers.d', '/usr/local/etc/sudoers.d', '/etc/pam.d', '/etc/security',
+                       '/etc/security/limits.d', '/etc/profile.d')
+
+# Databases of nsswitch.conf that decide who may do what, and the sources that are files or never change.
+ACCOUNT_DATABASES = ('passwd', 'group', 'shadow', 'initgroups', 'sudoers')
+LOCAL_SOURCES = ('files', 'compat', 'systemd', 'myhostname', 'altfiles')
+
+
+def foreign_source():
+    """A source of accounts or rights that cannot be looked at, as sssd or LDAP; None if there is none."""
+    try:
+        stream = open('/etc/nsswitch.conf')
+    except (IOError, OSError):
+        return None
+    try:
+        lines = [line.split('#')[0].split(':') for line in stream]
+    finally:
+        stream.close()
+    for line in lines:
+        if len(line) == 2 and line[0].strip() in ACCOUNT_DATABASES:
+            for word in line[1].split():
+                if word[0] != '[' and word[-1] != ']' and '=' not in word and word not in LOCAL_SOURCES:
+                    return word
+
+
+class Accounts(object):
+    """Tells whether a become plugin's command would come out now as it did when it started this agent (rule 10)."""
+
+    def __init__(self):
+        # sudo and su keep the directory, which is the login user's home; their own shell's files count as well.
+        home = working_directory()
+        names = ['~/.profile', '/etc/profile', '~/.pam_environment']
+        for shell in SHELL_FILES:
+            names.extend(SHELL_FILES[shell])
+        self.files = [name.replace('~', home) for name in names + list(ANY_SHELL_FILES) + list(ACCOUNT_FILES)]
+        self.foreign = foreign_source()
+        self.seen = self.look()
+
+    def look(self):
+        names = list(self.files)
+        for directory in ACCOUNT_DIRECTORIES:
+            names.append(directory)
+            try:
+                names.extend([directory + '/' + name for name in os.listdir(directory)])
+            except OSError:
+                pass  # absent, or not for this account: its agents are short-lived (rule 11)
+        return signature(names)
+
+    def check(self):
+        """Refuse where only the plugin's command itself can tell."""
+        if self.foreign:
+            raise Refusal(UNSUPPORTED, 'accounts come from %s, whose changes cannot be watched' % self.foreign)
+        if self.look() != self.seen:
+            raise Refusal(STALE, 'accounts, rights or limits have changed')
+
+
 class Freshness(object):
     """Tells whether a child forked now would see what a new interpreter would see (DESIGN rule 10)."""
 
@@ -2643,7 +2707,7 @@ class Agent(object):
 
     MANIFESTS_MAX = 64
 
-    def __init__(self, wire, source, interpreter):
+    def __init__(self, wire, source, interpreter, privileged):
         wire_in, wire_out, words_fd = wire
         self.source = source
         self.interpreter = interpreter
@@ -2665,6 +2729,9 @@ class Agent(object):
         self.manifests = {}
         self.warm = Warm(self.blobs)
         self.freshness = Freshness()
+        self.accounts = None
+        if privileged:
+            self.accounts = Accounts()
         self.coerced = locale_is_coerced()
         self.host = FunctionHost(self)
         self.previous = self.ahead = self.spare = None
@@ -2892,6 +2959,8 @@ class Agent(object):
         self.ahead = None
 
     def check_fresh(self, reply, body):
+        if self.accounts is not None:
+            self.accounts.check()
         if self.freshness.login_changed():
             # Only a new login can see it (ansible fact 27).
             raise Refusal(STALE, 'a start-up file of the login shell has changed')
@@ -2901,7 +2970,7 @@ class Agent(object):
             words = 'another ansible-core has been here'
         else:
             return
-        if self.calls or self.host.fd is not None or reply.stream == self.renewed:
+        if self.calls or self.host.fd is not None or reply.stream == self.renewed or self.accounts is not None:
             raise Refusal(STALE, words)
         self.renew(reply, body)
 
@@ -3079,8 +3148,8 @@ def take_wire():
     return wire
 
 
-def main(source, wire, state):
-    agent = Agent(wire or take_wire(), source, sys.argv[1])
+def main(source, privileged, wire, state):
+    agent = Agent(wire or take_wire(), source, sys.argv[1], privileged)
     code = 0
     try:
         agent.watch_signals()
@@ -3100,4 +3169,4 @@ def main(source, wire, state):
 
 
 if __name__ == 'fatline_agent':
-    main(SOURCE, globals().get('WIRE'), globals().get('STATE'))  # noqa: F821
+    main(SOURCE, globals().get('PRIVILEGED'), globals().get('WIRE'), globals().get('STATE'))  # noqa: F821

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from fatline import _native, bootstrap, forks
 from fatline.client import Client
@@ -84,6 +85,23 @@ class Wire:
         return None
 
 
+class Gate(Protocol):
+    """What must open before the agent's source may be sent: a password prompt, a success mark.
+
+    Its exceptions end the boot and are passed on.
+    """
+
+    is_open: bool
+    quiet_seconds: float
+    """How long the program may say nothing while the gate is shut."""
+
+    def take(self, source: str, data: bytes, wire: Wire) -> None:
+        """See what the program says on `source` (stdout or stderr); answer on the wire."""
+
+    def silent(self) -> None:
+        """Raise: nothing was said for `quiet_seconds`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Launcher:
     """One boot's command line for the target, and the word its READY will carry."""
@@ -114,10 +132,11 @@ class Booted:
     ready: Ready
 
 
-def launcher(interpreters: Sequence[str]) -> Launcher:
+def launcher(interpreters: Sequence[str], *, privileged: bool = False) -> Launcher:
     """A launcher that runs the first of `interpreters` the target has. ValueError for an unusable name."""
     nonce = secrets.token_hex(8)
-    return Launcher(bootstrap.launcher(interpreters, nonce, len(bootstrap.agent_source())), nonce)
+    size = len(bootstrap.agent_source())
+    return Launcher(bootstrap.launcher(interpreters, nonce, size, privileged=privileged), nonce)
 
 
 def spawn(
@@ -168,13 +187,15 @@ def handshake(
     on_stderr: OnStderr | None = None,
     *,
     label: str = "the target",
+    gate: Gate | None = None,
 ) -> Ready:
     """Wait for READY until `deadline` (of `time.monotonic`), then send the agent's source.
 
-    `on_stderr` is given what the program says meanwhile, as it comes. On any failure the program is ended,
-    `wire` is closed, and BootError tells what the program printed and how it ended.
+    `on_stderr` is given what the program says meanwhile, as it comes; nothing is sent while `gate` is shut.
+    On any failure the program is ended, `wire` is closed, and BootError tells what the program printed and
+    how it ended.
     """
-    watch = _Handshake(wire, launched, deadline, on_stderr, label)
+    watch = _Handshake(wire, launched, deadline, on_stderr, label, gate)
     try:
         ready = watch.wait_ready()
         watch.send_source()
@@ -199,7 +220,9 @@ def start_agent(
     alias: bytes | None = None,
     bound: bool = False,
     persist: int = 0,
+    owner_pidfd: int = -1,
     on_stderr: OnStderr | None = None,
+    gate: Gate | None = None,
 ) -> Booted:
     """Boot the agent that a lease on `key` was given for, and hand it to the mux.
 
@@ -211,9 +234,11 @@ def start_agent(
     except OSError as error:
         reason = f"cannot execute {os.fsdecode(argv[0])}: {error.strerror}"
         raise BootError(label, STAGE_START, 0.0, reason=reason) from error
-    ready = handshake(wire, launched, deadline, on_stderr, label=label)
+    ready = handshake(wire, launched, deadline, on_stderr, label=label, gate=gate)
     try:
-        context_id = client.open(key, wire, label=label, alias=alias, bound=bound, persist=persist)
+        context_id = client.open(
+            key, wire, label=label, alias=alias, bound=bound, persist=persist, owner_pidfd=owner_pidfd
+        )
     except BaseException:
         wire.end()
         raise
@@ -266,8 +291,15 @@ class _Handshake:
     """The client's side of one boot."""
 
     def __init__(
-        self, wire: Wire, launched: Launcher, deadline: float, on_stderr: OnStderr | None, label: str
+        self,
+        wire: Wire,
+        launched: Launcher,
+        deadline: float,
+        on_stderr: OnStderr | None,
+        label: str,
+        gate: Gate | None,
     ) -> None:
+        self._gate = gate
         self._wire = wire
         self._mark = f"FATLINE-READY {launched.nonce} ".encode()
         self._begun = time.monotonic()
@@ -288,6 +320,8 @@ class _Handshake:
                 raise self._ended()
             found = self._find_ready()
             if found is not None:
+                if self._gate is not None and not self._gate.is_open:
+                    raise self._failed(STAGE_READY, "READY came before the become plugin's success mark")
                 return found
         raise AssertionError("unreachable: the loop ends by return or raise")
 
@@ -312,7 +346,9 @@ class _Handshake:
         poller.register(self._wire.stdout_fd, select.POLLIN)
         poller.register(self._wire.stderr_fd, select.POLLIN)
         while True:
-            events = poller.poll(self._milliseconds_left())
+            events = poller.poll(self._milliseconds_to_wait())
+            if not events and self._gate is not None and not self._gate.is_open:
+                self._gate.silent()
             # Rule 1: a target that never stops printing always has something to read.
             if not events or time.monotonic() >= self._deadline:
                 raise self._failed(stage, "the deadline has passed")
@@ -330,6 +366,8 @@ class _Handshake:
         except ConnectionError:
             return False
         self._stdout += data
+        if self._gate is not None and data:
+            self._gate.take("stdout", data, self._wire)
         return bool(data)
 
     def _take_stderr(self) -> bool:
@@ -344,6 +382,8 @@ class _Handshake:
         self._stderr += data[: NOISE_MAX - len(self._stderr)]
         if self._on_stderr is not None:
             self._on_stderr(data)
+        if self._gate is not None:
+            self._gate.take("stderr", data, self._wire)
         return True
 
     def _find_ready(self) -> Ready | None:
@@ -397,6 +437,11 @@ class _Handshake:
             stderr=bytes(self._stderr),
             reason=reason,
         )
+
+    def _milliseconds_to_wait(self) -> int:
+        if self._gate is None or self._gate.is_open:
+            return self._milliseconds_left()
+        return min(self._milliseconds_left(), int(self._gate.quiet_seconds * 1000))
 
     def _milliseconds_left(self) -> int:
         return max(0, int((self._deadline - time.monotonic()) * 1000))

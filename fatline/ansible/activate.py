@@ -45,7 +45,7 @@ def activate(plugin_file: str | None = None) -> bool:
         _map_connections()
         _spare_the_workers()
         atexit.register(_at_exit, os.getpid())
-        run.current()
+        run.begin()
         return True
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import select
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -37,6 +40,15 @@ class Place:
     """The socket of the ssh master that the connection shares, if it is Fatline's own."""
     transient: bool = False
     """Whether it must not outlive the run: the user wants no persistent connections."""
+    owner: int = 0
+    """The process that a privileged agent belongs to (rule 9); 0 for the login user's agents."""
+    identity: bytes = b""
+    """Names the settings of a privileged agent, whichever its interpreter."""
+
+    @property
+    def privileged(self) -> bool:
+        """Whether a become plugin starts it."""
+        return bool(self.owner)
 
 
 Start = Callable[[Client, Place], int]
@@ -82,6 +94,33 @@ def retire_all(client: Client, alias: bytes) -> int:
         client.retire(context_id)
         count += 1
     return count
+
+
+def end_all(client: Client, alias: bytes, timeout: float) -> int:
+    """End all agents of an alias and wait until nothing of them is left on the target; return how many.
+
+    Rule 11. An ssh process ends after the program it ran, so its end says that the account is free. Calls
+    under way are left alone: under stock as well, whoever removes an account in use is told so.
+    """
+    processes = []
+    for context_id in _attached(client, alias):
+        processes.append(_ssh_of(client, context_id))
+        client.retire(context_id, now=True)
+    deadline = time.monotonic() + timeout
+    for pidfd in processes:
+        if pidfd >= 0:
+            select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+            os.close(pidfd)
+    return len(processes)
+
+
+def _ssh_of(client: Client, context_id: int) -> int:
+    """Return a pidfd of the ssh process behind an agent; -1 if it is gone already."""
+    match = re.search(rf"^agent {context_id} \S+ pid (\d+) ", client.status(), re.MULTILINE)
+    try:
+        return os.pidfd_open(int(match[1])) if match else -1
+    except OSError:
+        return -1
 
 
 def _attached(client: Client, alias: bytes) -> Iterator[int]:

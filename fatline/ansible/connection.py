@@ -21,7 +21,7 @@ from ansible.plugins.connection import ConnectionBase
 from ansible.utils.display import Display
 
 from fatline import boot, files, runs
-from fatline.ansible import agents, keys, payload, run, summary, versions
+from fatline.ansible import agents, become, keys, payload, run, summary, versions
 from fatline.ansible.agents import Agent, Place
 from fatline.ansible.decide import Decision, Route, Situation, decide, is_startup_variable
 from fatline.ansible.switches import disabled
@@ -76,6 +76,15 @@ class Job:
     """Whether core has words of its own for a failure of this command."""
     closing: Callable[[], bytes | None] = lambda: b""
     """What the transport itself writes to stderr when a terminal closes; None if that is not certain."""
+    wrapped: become.Wrapped | None = None
+    """What the become plugin made of it, if it did."""
+
+    @property
+    def plain_command(self) -> str:
+        """The command line as it would be without become."""
+        if self.wrapped is not None:
+            return become.shell_command(self.wrapped.plain)
+        return self.command.decode(errors="surrogateescape")
 
 
 class Fallback(Exception):
@@ -130,14 +139,15 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         self._fl_pipelining_unset = versions.option_origin(self, "pipelining", var_options) == "default"
 
     def get_option(self, option: str, hostvars: Mapping[str, Any] | None = None) -> Any:
-        """Report pipelining as available where the user left it open and it cannot do harm.
-
-        With become it can: requiretty refuses a pipelined sudo (ansible fact 12).
-        """
+        """Report pipelining as available where the user left it open and it cannot do harm."""
         value = super().get_option(option, hostvars=hostvars)
         if option == "pipelining" and not value and self._fl_pipelining_unset:
-            return self.become is None and not self._fl_excluded()
+            return not self._fl_excluded() and self._fl_may_pipeline()
         return value
+
+    def _fl_may_pipeline(self) -> bool:
+        """Say whether nothing can go wrong: with become, requiretty refuses pipelining (ansible fact 12)."""
+        return self.become is None
 
     def _fl_windows(self) -> bool:
         return bool(getattr(self._shell, "_IS_WINDOWS", False))
@@ -158,12 +168,15 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
 
     def _fl_decide(self, job: Job) -> tuple[Decision, payload.Payload | None, payload.Command | None]:
         """Choose the way, and take the payload apart if it might run warm."""
-        situation = job.situation
+        # As good as it can be, until it has been looked at.
+        situation = dataclasses.replace(job.situation, payload=True, command_shape=True)
         decision = decide(situation)
         if decision.route is Route.STOCK or not job.in_data:
             return decision, None, None
         parsed = payload.parse(job.in_data, versions.ships, Path(versions.scratch_directory()))
-        command = payload.parse_command(job.command.decode(errors="surrogateescape"))
+        command = payload.parse_command(job.plain_command)
+        if command is not None:
+            run.current().note_interpreter(job.link.key, command.interpreter)
         names = [os.fsdecode(name) for name in command.env] if command else []
         situation = dataclasses.replace(
             situation,
@@ -177,6 +190,8 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
 
     def _fl_warm(self, job: Job, parsed: payload.Payload, command: payload.Command) -> Result:
         body = parsed.exec_body(command.interpreter, command.env)
+        if job.wrapped is not None:
+            body["sudo_command"] = become.sudo_command(job.wrapped)
 
         def attempt(client: Client, agent: Agent) -> runs.RunResult:
             return runs.run(
@@ -192,9 +207,13 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         try:
             result, reason = self._fl_on_agent(job, command.interpreter, attempt)
         except Refused as refused:
-            return self._fl_command(job, f"the agent refused a warm run: {refused.reason}")
+            return self._fl_refused(job, f"the agent refused a warm run: {refused.reason}")
         self._fl_say(summary.WARM, reason, cold=not result.warm)
         return self._fl_result(job, result.rc, result.stdout, result.stderr)
+
+    def _fl_refused(self, job: Job, reason: str) -> Result:
+        """Run otherwise what an agent has turned down."""
+        return self._fl_command(job, reason)
 
     def _fl_on_agent(
         self, job: Job, interpreter: str, attempt: Callable[[Client, Agent], runs.RunResult]
@@ -280,7 +299,9 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
 
     def _fl_obtain(self, job: Job, interpreter: str) -> tuple[Client, Agent]:
         """Attach to the agent of an interpreter, or boot it."""
-        place = job.link.place(interpreter, self.fl_label())
+        return self._fl_obtain_at(job.link.place(interpreter, self.fl_label()), interpreter)
+
+    def _fl_obtain_at(self, place: Place, interpreter: str) -> tuple[Client, Agent]:
         given_up = run.current().given_up(place.key)
         if given_up:
             raise Fallback(given_up)
@@ -295,10 +316,13 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
 
     def _fl_boot_failed(self, place: Place, error: BootError) -> NoReturn:
         """A target that cannot have an agent is the stock plugin's to serve."""
-        key = place.key if error.stage == boot.STAGE_INTERPRETER else place.alias
-        run.current().give_up(key, f"no agent: {error.reason or error.stage}")
+        words = f"no agent: {error.reason or error.stage}"
+        if place.privileged:
+            words = f"become: {words}"
+        of_all = place.identity if place.privileged else place.alias
+        run.current().give_up(place.key if error.stage == boot.STAGE_INTERPRETER else of_all, words)
         display.vvv(f"fatline: {error}", host=self.fl_label())
-        raise Fallback(f"no agent: {error.reason or error.stage}") from error
+        raise Fallback(words) from error
 
     # ---- files -------------------------------------------------------------------------------------
 
@@ -325,10 +349,11 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
 
     # ---- the rest ----------------------------------------------------------------------------------
 
-    def _fl_retire_agents(self, key: bytes) -> None:
+    def _fl_retire_agents(self, *names: bytes) -> None:
         """Let no later task use this connection's agents."""
         with contextlib.suppress(FatlineError):
-            count = agents.retire_all(get_client(), key)
+            client = get_client()
+            count = sum(agents.retire_all(client, name) for name in names)
             display.vvv(f"fatline: reset: {count} agents retired", host=self.fl_label())
 
     def _fl_say(self, outcome: str, reason: str, *, cold: bool = False) -> None:

@@ -32,6 +32,9 @@ class Situation:
     windows: bool = False
     user_tty: bool = False
     become: bool = False
+    """The command is wrapped by a become plugin."""
+    become_trouble: str = ""
+    """Why no privileged agent can serve it, in words."""
     extra_ssh_arguments: bool = False
     in_data: bool = False
     payload: bool = False
@@ -68,7 +71,8 @@ def _never(situation: Situation) -> str:
         (situation.user_tty, "a terminal is forced by the ssh arguments"),
         # Systems facts 2, 3, 5: neither the password nor the privileged process may be within reach of
         # the login user's agent.
-        (situation.become, "become"),
+        (situation.become and bool(situation.become_trouble), f"become: {situation.become_trouble}"),
+        (situation.become and not situation.in_data, "become: a command without input"),
         (situation.extra_ssh_arguments, "not a plain remote command"),
         (bool(situation.given_up), situation.given_up),
     )
@@ -76,15 +80,24 @@ def _never(situation: Situation) -> str:
 
 
 def _with_input(situation: Situation) -> Decision:
+    trouble = _not_warm(situation)
+    if not trouble:
+        return Decision(Route.WARM, "module payload")
+    if situation.become:
+        return Decision(Route.STOCK, f"become: {trouble}")
+    return Decision(Route.COMMAND, trouble)
+
+
+def _not_warm(situation: Situation) -> str:
+    """Name the reason why input cannot be run warm, or return an empty string."""
     if not situation.payload:
-        return Decision(Route.COMMAND, "input that is not a module payload")
+        return "input that is not a module payload"
     if not situation.command_shape:
-        return Decision(Route.COMMAND, "unknown shape of the remote command")
+        return "unknown shape of the remote command"
     if situation.startup_variables:
         # Ansible fact 9: an interpreter reads these before its first statement; a fork would miss them.
-        names = ", ".join(sorted(situation.startup_variables))
-        return Decision(Route.COMMAND, f"environment changes how Python starts: {names}")
-    return Decision(Route.WARM, "module payload")
+        return f"environment changes how Python starts: {', '.join(sorted(situation.startup_variables))}"
+    return ""
 
 
 def _without_input(situation: Situation) -> Decision:

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import os
+import secrets
+from pathlib import Path
 
+from fatline.ansible import keys
 from fatline.ansible.shared import AppendLog
 from fatline.ansible.summary import BOOTED, Ledger, Totals
 from fatline.client import get_client
@@ -19,9 +23,13 @@ class Run:
     which is as good for everything but the summary.
     """
 
-    def __init__(self) -> None:
-        """Begin a run in this process."""
+    def __init__(self, *, in_main: bool = False) -> None:
+        """Begin a run in this process; `in_main` says that it is the main one."""
         self.main_pid = os.getpid()
+        self._in_main = in_main
+        self._token = secrets.token_bytes(32)
+        self._interpreters = AppendLog()
+        self._accounts = AppendLog()
         self._ledger = Ledger()
         self._given_up = AppendLog()
         self._transient = AppendLog()
@@ -44,6 +52,39 @@ class Run:
         names = {key.hex() for key in keys}
         return next((str(reason) for name, reason in self._given_up.records() if name in names), "")
 
+    def owner(self, playbook_pid: int) -> int:
+        """Return the process that this run lives and ends with; `playbook_pid` is core's word for it."""
+        return self.main_pid if self._in_main else playbook_pid
+
+    def secret(self, owner: int) -> bytes:
+        """Return the key under which this run's privileged agents are named (rule 9).
+
+        Without a part in the main process the workers share nothing but files: then it is made of this
+        user's own secret and the identity of the main process.
+        """
+        if self._in_main:
+            return self._token
+        return hmac.digest(keys.secret(), f"{owner} {_start_time(owner)}".encode(), "sha256")
+
+    def note_interpreter(self, connection: bytes, interpreter: str) -> None:
+        """Remember which Python the payloads for a connection ask for."""
+        if self.interpreter(connection) != interpreter:
+            self._interpreters.append([connection.hex(), interpreter])
+
+    def interpreter(self, connection: bytes) -> str:
+        """Return the Python that was asked for last, or an empty string."""
+        name = connection.hex()
+        found = [str(path) for key, path in self._interpreters.records() if key == name]
+        return found[-1] if found else ""
+
+    def opened_account(self, host: bytes) -> None:
+        """Note that an agent runs as an ordinary account of a host that the run has become."""
+        self._accounts.append(host.hex())
+
+    def may_hold_account(self, host: bytes) -> bool:
+        """Say whether there may be such an agent; a run without a part in the main process cannot tell."""
+        return not self._in_main or host.hex() in self._accounts.records()
+
     def booted(self, context_id: int, *, transient: bool) -> None:
         """Note a new agent; a transient one ends with the run."""
         self.count(BOOTED)
@@ -65,7 +106,24 @@ class Run:
                     client.retire(context_id)
 
 
+def _start_time(pid: int) -> str:
+    """Return what tells a process from a later one of the same number; empty if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return text.rpartition(")")[2].split()[19]
+
+
 _run: Run | None = None
+
+
+def begin() -> Run:
+    """Begin the run in its main process, before the first fork."""
+    global _run
+    if _run is None:
+        _run = Run(in_main=True)
+    return _run
 
 
 def current() -> Run:

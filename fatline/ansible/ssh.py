@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 from fatline import boot, mux
 from fatline.ansible import agents, keys, run, sshargs, summary, versions
 from fatline.ansible.agents import Place
-from fatline.ansible.connection import AgentConnection, Fallback, Job, Link, Result
+from fatline.ansible.connection import Fallback, Job, Link, Result
 from fatline.ansible.decide import Situation
+from fatline.ansible.privileged import Finished, PrivilegedConnection, owner_pidfd
 from fatline.ansible.sshargs import SshPlan
 from fatline.ansible.switches import disabled
 from fatline.client import Client, get_client
@@ -47,7 +48,7 @@ class _SshFailed(Exception):
         self.result = (rc, stdout, stderr)
 
 
-class Connection(AgentConnection, versions.StockConnection):  # type: ignore[misc]
+class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignore[misc]
     """ssh with an agent at the other end."""
 
     _fl_plan: SshPlan | None = None
@@ -156,6 +157,7 @@ class Connection(AgentConnection, versions.StockConnection):  # type: ignore[mis
         if plan is None or plan.argv is not cmd:
             return self._fl_stock(cmd, in_data, sudoable, checkrc)
         job = self._fl_job(plan, in_data, sudoable, checkrc)
+        self._fl_free_accounts(job, sudoable)
         outcome = self._fl_outcome(job)
         if isinstance(outcome, Fallback):
             self._fl_say(summary.STOCK, str(outcome))
@@ -174,7 +176,11 @@ class Connection(AgentConnection, versions.StockConnection):  # type: ignore[mis
         and what stock then raises has no cause.
         """
         try:
+            self._fl_tell_verdict(job)
             return self._fl_run(job)
+        except Finished as finished:
+            self._fl_say(summary.STOCK, "become: the escalation failed")
+            return finished.result
         except (Fallback, _SshFailed) as reason:
             return reason
 
@@ -198,13 +204,12 @@ class Connection(AgentConnection, versions.StockConnection):  # type: ignore[mis
             disabled=disabled(),
             windows=self._fl_windows(),
             user_tty=sshargs.forces_tty(plan.options),
-            become=sudoable and self.become is not None,
             extra_ssh_arguments=not plan.is_command,
             given_up=plan.trouble or run.current().given_up(plan.key),
             in_data=bool(in_data),
             wants_tty=plan.wants_tty,
         )
-        return Job(
+        job = Job(
             _link(plan),
             plan.command,
             in_data,
@@ -213,6 +218,25 @@ class Connection(AgentConnection, versions.StockConnection):  # type: ignore[mis
             core_pipelines=bool(in_data and checkrc) and not self._fl_pipelining_unset,
             closing=lambda: sshargs.closing_words(plan),
         )
+        return self._fl_privileged_job(job) if sudoable else job
+
+    def _fl_tell_verdict(self, job: Job) -> None:
+        """Raise the verdict that is waiting; ssh is not started after all."""
+        try:
+            super()._fl_tell_verdict(job)
+        except BaseException:
+            versions.close_sshpass_pipe(self)
+            raise
+
+    def _fl_is_fatal(self, error: BaseException) -> bool:
+        return isinstance(error, _SshFailed) or super()._fl_is_fatal(error)
+
+    def _fl_link(self) -> Link:
+        self.host = self.get_option("host") or self._play_context.remote_addr
+        return _link(self._fl_bare_plan())
+
+    def _fl_address(self) -> str:
+        return f"{self.host} {self.get_option('port')}"
 
     def _fl_raise_lost(self, job: Job, stderr: bytes) -> NoReturn:
         """Raise UNREACHABLE in the words core uses for exit status 255."""
@@ -270,19 +294,23 @@ class Connection(AgentConnection, versions.StockConnection):  # type: ignore[mis
     ) -> int:
         """Start ssh as core would start it, with core's password mechanism, and boot an agent over it."""
         kept = self._fl_plan
-        launched = boot.launcher([interpreter])
+        launched = boot.launcher([interpreter], privileged=place.privileged)
         try:
-            with versions.own_sshpass_pipe(self):
-                executable = self.get_option("ssh_executable")
-                self._build_command(executable, "ssh", self.host, launched.command)
+            with (
+                versions.own_sshpass_pipe(self),
+                self._fl_dressed(place, launched) as (command, gate),
+                owner_pidfd(place) as owner,
+            ):
+                self._build_command(self.get_option("ssh_executable"), "ssh", self.host, command)
                 plan = self._fl_plan
                 if plan is None:
                     raise BootError(place.label, boot.STAGE_START, 0.0, reason="not a plain ssh command line")
+                argv = sshargs.agent_argv(plan, extra, unknown, rides=place.privileged)
                 with versions.password_channel(self) as channel:
                     booted = boot.start_agent(
                         client,
                         place.key,
-                        [*channel.prefix, *sshargs.agent_argv(plan, extra, unknown)],
+                        [*channel.prefix, *argv],
                         launched,
                         label=place.label,
                         deadline=time.monotonic() + self.fl_login_seconds(),
@@ -291,6 +319,8 @@ class Connection(AgentConnection, versions.StockConnection):  # type: ignore[mis
                         new_session=channel.new_session,
                         alias=place.alias,
                         persist=place.persist,
+                        owner_pidfd=owner,
+                        gate=gate,
                     )
                     return booted.context_id
         finally:
@@ -347,7 +377,7 @@ class Connection(AgentConnection, versions.StockConnection):  # type: ignore[mis
         """
         super().reset()
         if not disabled() and (key := self._fl_bare_plan().key):
-            self._fl_retire_agents(key)
+            self._fl_retire_agents(key, *self._fl_aliases(key))
 
 
 def _link(plan: SshPlan) -> Link:

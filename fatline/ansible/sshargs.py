@@ -87,9 +87,15 @@ def control_path_option(path: str) -> bytes:
     return _CONTROL_PATH + path.encode() + b'"'
 
 
-def agent_argv(plan: SshPlan, extra: Sequence[bytes], without: frozenset[bytes]) -> list[bytes]:
-    """Return the command line of an agent's ssh; `without` names options that this ssh does not know."""
-    front = [*WIRE_OPTIONS, *extra, *(MASTER_OPTIONS if plan.own_control_path else ())]
+def agent_argv(
+    plan: SshPlan, extra: Sequence[bytes], without: frozenset[bytes], *, rides: bool = False
+) -> list[bytes]:
+    """Return the command line of an agent's ssh; `without` names options that this ssh does not know.
+
+    One that `rides` is a session on the host's master; where there is none, core's own arguments make one.
+    """
+    master = MASTER_OPTIONS if plan.own_control_path and not rides else ()
+    front = [*WIRE_OPTIONS, *extra, *master]
     kept: list[bytes] = []
     for option in front:
         if option.partition(b"=")[0].lower() in without:

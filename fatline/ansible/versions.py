@@ -17,6 +17,8 @@ Private names used, and why there is no public way:
     core's ways of handing a password to ssh (ansible fact 15).
 ``ssh.AnsibleControlPersistBrokenPipeError``, ``b_NOT_SSH_ERRORS``
     so that a failed boot is reported exactly as core reports a failed ssh.
+``ssh.Connection._examine_output``, ``_flags``
+    core's own reading of what a become plugin's command says before its success mark.
 ``C.config`` and ``_resolve_option_variables``, ``PlayContext``
     the origin of an option, the registration of options under a second name (ansible fact 22), and the
     recipe that core itself uses for ``meta: reset_connection`` to build a connection in the main process.
@@ -232,6 +234,55 @@ def close_sshpass_pipe(connection: Any) -> None:
         with contextlib.suppress(OSError):
             os.close(descriptor)
     connection.sshpass_pipe = None
+
+
+# ---- becoming another user ----------------------------------------------------------------------------
+
+
+def watch_escalation(connection: Any) -> dict[str, bool]:
+    """Return the flags that core's own `_examine_output` will set from now on."""
+    flags = dict.fromkeys(("become_prompt", "become_success", "become_error", "become_nopasswd_error"), False)
+    connection._flags = flags
+    return flags
+
+
+def escalation_timeout(words: str) -> AnsibleError:
+    """Return what core raises for a prompt that does not come: UNREACHABLE from 2.17 on, FAILED before."""
+    unreachable = "AnsibleConnectionFailure('Timeout (" in inspect.getsource(stock_ssh)
+    return AnsibleConnectionFailure(words) if unreachable else AnsibleError(words)
+
+
+def becomes(connection: Any) -> bool:
+    """Say whether core will wrap this connection's commands: not where become changes nothing."""
+    plugin = connection.become
+    if plugin is None:
+        return False
+    try:
+        login = connection.get_option("remote_user")
+    except KeyError:
+        login = connection._play_context.remote_user
+    target = plugin.get_option("become_user", playcontext=connection._play_context)
+    return bool(C.BECOME_ALLOW_SAME_USER or target != login or not (target or login))
+
+
+def remote_user(connection: Any) -> str:
+    """Return the account that ssh logs in to, as far as core knows it; empty if ssh's configuration says."""
+    return str(connection.get_option("remote_user") or "")
+
+
+def keeps_remote_files() -> bool:
+    """Say whether the user wants to see the files that core puts on targets."""
+    return bool(C.DEFAULT_KEEP_REMOTE_FILES)
+
+
+def asks_for_pipelining(depth: int = 2) -> bool:
+    """Say whether the caller's caller is core about to run a module, in releases before 2.19.
+
+    Later ones ask the connection's `is_pipelining_enabled`; these read the option, as does whoever only
+    wants to know what `ansible_pipelining` is.
+    """
+    frame = sys._getframe(depth)
+    return frame.f_code.co_name == "_is_pipelining_enabled" and not frame.f_locals.get("wrap_async")
 
 
 # ---- failures in core's own words --------------------------------------------------------------------

@@ -219,12 +219,12 @@ def test_fall_backs_ride_the_agent_s_connection(lab: Lab, sshd: PrivateSshd) -> 
   gather_facts: false
   tasks:
     - {name: warm, ping: }
-    - {name: stock, command: id -u, become: true}
+    - {name: stock, raw: id -u, become: true, become_user: nobody}
     - {name: file, copy: {content: x, dest: "{{ marker }}"}, become: true}
 """
     outcome = lab.playbook(text)
     assert outcome.of("warm").status == "ok", outcome.output
-    assert "become x" in outcome.summary()[2]
+    assert "become: a command without input x 1" in outcome.summary()[2]
     assert sshd.log.read_text().count("Accepted publickey") == logins + 1
 
 
@@ -236,12 +236,11 @@ def test_a_long_stock_command_keeps_the_connection_it_rides(lab: Lab) -> None:
   gather_facts: false
   tasks:
     - {name: warm, ping: }
-    - {name: long, command: sleep 16, become: true}
+    - {name: long, raw: sleep 16, become: true, become_user: nobody}
     - {name: after, ping: }
 """
     arguments = "-o ControlMaster=auto -o ControlPersist=1s"
-    # Pipelined, so that the task has no other step that goes through the agent.
-    outcome = lab.playbook(text, ANSIBLE_SSH_ARGS=arguments, ANSIBLE_PIPELINING="True")
+    outcome = lab.playbook(text, ANSIBLE_SSH_ARGS=arguments)
     assert outcome.rc == 0, outcome.output
     assert outcome.of("long").status == "ok"
 

@@ -23,8 +23,6 @@ def test_a_recognised_payload_runs_warm() -> None:
         ("disabled", True, "FATLINE_DISABLE"),
         ("windows", True, "Windows"),
         ("user_tty", True, "terminal"),
-        # Systems facts 2, 3, 5: a privileged process and its password stay out of the agent's reach.
-        ("become", True, "become"),
         ("extra_ssh_arguments", True, "remote command"),
         ("given_up", "no Python there", "no Python there"),
     ],
@@ -36,6 +34,30 @@ def test_what_no_agent_may_see_is_left_to_stock(
     decision = decide(dataclasses.replace(situation, **{field: value}))
     assert decision.route is Route.STOCK
     assert word in decision.reason
+
+
+def test_a_privileged_payload_runs_warm_where_an_agent_may_serve_it() -> None:
+    privileged = dataclasses.replace(PAYLOAD, become=True)
+    assert decide(privileged).route is Route.WARM
+    decision = decide(dataclasses.replace(privileged, become_trouble="su takes no input"))
+    assert (decision.route, decision.reason) == (Route.STOCK, "become: su takes no input")
+
+
+@pytest.mark.parametrize(
+    "situation",
+    [
+        Situation(),
+        Situation(wants_tty=True),
+        Situation(in_data=True),
+        dataclasses.replace(PAYLOAD, command_shape=False),
+        dataclasses.replace(PAYLOAD, startup_variables=("LANG",)),
+    ],
+)
+def test_all_else_that_is_privileged_is_the_genuine_command(situation: Situation) -> None:
+    """Systems facts 2, 3, 5: it never goes to the login user's agent."""
+    decision = decide(dataclasses.replace(situation, become=True))
+    assert decision.route is Route.STOCK
+    assert decision.reason.startswith("become: ")
 
 
 def test_startup_variables_run_cold() -> None:

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Fatline needs of a become plugin: the plain command, the wrapped one, and the way past its prompts.
+
+The plugin builds every command and judges every line of output itself; nothing here knows sudo from su.
+Passwords go from the plugin to the prompt and nowhere else (systems facts 3 and 5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.common.text.converters import to_bytes, to_native
+
+from fatline.ansible import versions
+from fatline.boot import Wire
+
+ROOT_USERS = frozenset(("", "root", "0", "#0"))
+
+SHELL = "/bin/sh"
+_SHELL = SHELL + " -c "
+# What core puts behind a command on a terminal or pipe; the second is of every release.
+_SUFFIXES = ("", " && sleep 0")
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A command before and after the plugin."""
+
+    plain: str
+    text: str
+    success: str
+    """The plugin's success mark in this text."""
+
+
+UNKNOWN = Wrapped("", "", "")
+"""Stands for a command whose wrapping was not seen."""
+
+
+class Recorder:
+    """Notes what one plugin object wraps (ansible fact 24), and what has come of its questions.
+
+    Core makes a plugin object per task, so all that is kept here is of one task.
+    """
+
+    def __init__(self, plugin: Any) -> None:
+        """Watch a plugin from now on."""
+        self.plugin = plugin
+        self.last: Wrapped | None = None
+        self.ready: bool | None = None
+        """Whether an agent was there when core asked about pipelining."""
+        self.verdict: BaseException | None = None
+        """How an escalation ended that core does not know of yet; told to its next command."""
+        self._build = plugin.build_become_command
+        plugin.build_become_command = self._build_and_note
+        plugin.fatline_recorder = self
+
+    def _build_and_note(self, cmd: str, shell: Any) -> str:
+        text: str = self._build(cmd, shell)
+        self.last = Wrapped(cmd, text, self.plugin.success)
+        return text
+
+    def made(self, command: bytes) -> bool:
+        """Say whether a remote command is what was wrapped last, and nothing else."""
+        if self.last is None or not self.last.success:
+            return False
+        texts = (_SHELL + shlex.quote(self.last.text + suffix) for suffix in _SUFFIXES)
+        return command in [text.encode(errors="surrogateescape") for text in texts]
+
+    @contextlib.contextmanager
+    def wrapping(self, command: str, shell: Any) -> Iterator[Wrapped]:
+        """Wrap a command of our own; the plugin expects its prompt and mark until the end of the block."""
+        plugin = self.plugin
+        kept = (plugin.success, plugin.prompt, plugin._id)
+        try:
+            yield Wrapped(command, self._build(command, shell), plugin.success)
+        finally:
+            plugin.success, plugin.prompt, plugin._id = kept
+
+    def settings(self, shell: Any) -> str | None:
+        """Say in one text all that decides how the plugin wraps: user, flags, executable and the rest.
+
+        It is the plugin's own wrapping of a constant, without the mark that differs every time. None if
+        something else differs too.
+        """
+        texts = set()
+        for _ in range(2):
+            with self.wrapping("fatline", shell) as wrapped:
+                mark = self.plugin._id or wrapped.success
+                texts.add(wrapped.text.replace(mark, "") if mark else wrapped.text)
+        return texts.pop() if len(texts) == 1 else None
+
+
+def recorder(plugin: Any) -> Recorder | None:
+    """Return the recorder of a plugin, made on first need; None without a plugin."""
+    if plugin is None:
+        return None
+    return getattr(plugin, "fatline_recorder", None) or Recorder(plugin)
+
+
+def shell_command(text: str) -> str:
+    """Spell the remote command as core does."""
+    return _SHELL + shlex.quote(text)
+
+
+def sudo_command(wrapped: Wrapped) -> bytes:
+    """Return what sudo would show a task of this command in SUDO_COMMAND."""
+    return f"{_SHELL}echo {wrapped.success} ; {wrapped.plain}".encode(errors="surrogateescape")
+
+
+def user(plugin: Any, play_context: Any) -> str:
+    """Return the account that the plugin changes to; empty for its default."""
+    return str(plugin.get_option("become_user", playcontext=play_context) or "")
+
+
+def password(plugin: Any, play_context: Any) -> str | None:
+    """Return the password that the plugin's prompt would be given."""
+    value = plugin.get_option("become_pass", playcontext=play_context)
+    return None if value is None else str(value)
+
+
+def agent_key(secret: bytes, *parts: bytes | str | None) -> bytes:
+    """Name a privileged agent: a digest under the run's secret, so that nobody else can (rule 9)."""
+    digest = hmac.new(secret, digestmod=hashlib.sha256)
+    for part in parts:
+        data = b"-" if part is None else b"+" + (os.fsencode(part) if isinstance(part, str) else part)
+        digest.update(len(data).to_bytes(4, "big"))
+        digest.update(data)
+    return digest.digest()
+
+
+class Escalation:
+    """The way from ssh's start to the plugin's success mark, as core's own loop goes it.
+
+    A gate of the boot (see `fatline.boot.Gate`): no byte but the password, and that only where the plugin
+    has recognised its prompt, is sent before the mark.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        """Expect what the connection's plugin expects now."""
+        self._connection = connection
+        self._plugin = connection.become
+        self._flags = versions.watch_escalation(connection)
+        self._awaits_prompt = bool(self._plugin.prompt)
+        self._rest = {"stdout": b"", "stderr": b""}
+        self._kept = {"stdout": b"", "stderr": b""}
+        self.quiet_seconds = 2.0 + float(connection.get_option("timeout"))
+        self.is_open = False
+        self.answered = False
+        """Whether a password was sent."""
+
+    def take(self, source: str, data: bytes, wire: Wire) -> None:
+        """Look at what the program says; answer its prompt."""
+        if self.is_open:
+            return
+        state = "awaiting_prompt" if self._awaits_prompt else "awaiting_escalation"
+        output, self._rest[source] = self._connection._examine_output(
+            source, state, self._rest[source] + data, True
+        )
+        self._kept[source] += output
+        if self._awaits_prompt:
+            self._look_for_prompt(wire)
+        if not self._awaits_prompt:
+            self._look_for_success()
+
+    def output(self, source: str) -> bytes:
+        """Return what the program said, without what the plugin has recognised."""
+        return self._kept[source] + self._rest[source]
+
+    def silent(self) -> None:
+        """Raise what core raises when nothing was said for `quiet_seconds`."""
+        raise versions.escalation_timeout(
+            f"Timeout ({int(self.quiet_seconds)}s) waiting for privilege escalation prompt: "
+            f"{to_native(self._kept['stdout'])}"
+        )
+
+    def _look_for_prompt(self, wire: Wire) -> None:
+        if self._flags["become_prompt"]:
+            given = self._plugin.get_option("become_pass", playcontext=self._connection._play_context)
+            os.write(wire.stdin_fd, to_bytes(given, errors="surrogate_or_strict") + b"\n")
+            self._flags["become_prompt"] = False
+            self.answered = True
+            self._awaits_prompt = False
+        elif self._flags["become_success"]:
+            self._awaits_prompt = False
+
+    def _look_for_success(self) -> None:
+        if self._flags["become_success"]:
+            self.is_open = True
+        elif self._flags["become_error"] or (self._flags["become_prompt"]):
+            raise AnsibleError(f"Incorrect {self._plugin.name} password")
+        elif self._flags["become_nopasswd_error"]:
+            raise AnsibleError(f"Missing {self._plugin.name} password")
