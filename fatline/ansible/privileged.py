@@ -101,6 +101,7 @@ class PrivilegedConnection(AgentConnection):
         if recorder is None:
             return True
         if not self._fl_asked and not versions.asks_for_pipelining():
+            # Somebody wants to know what `ansible_pipelining` is.
             return False
         if recorder.ready is None:
             recorder.ready = self._fl_prepare(recorder)

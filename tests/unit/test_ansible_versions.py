@@ -15,7 +15,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins import loader
 from ansible.plugins.connection import ssh as stock_ssh
-from ansible.plugins.loader import connection_loader
+from ansible.plugins.loader import become_loader, connection_loader
 
 from fatline.ansible import activate, versions
 from fatline.ansible.ssh import Connection
@@ -92,7 +92,7 @@ def test_an_explicit_false_is_honoured(connection: Any, name: str) -> None:
 
 def test_pipelining_is_the_user_s_own_choice_under_become(connection: Any) -> None:
     """Ansible fact 12: requiretty refuses a pipelined sudo."""
-    connection.become = object()
+    connection.set_become_plugin(become_loader.get("sudo"))
     assert connection.get_option("pipelining") is False
 
 
