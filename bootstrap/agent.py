@@ -1768,17 +1768,20 @@ class ModuleChild(object):
         """Run the payload as its wrapper would; the exit status."""
         if self.applied == ARCHIVE:
             self.present = set(sys.modules)
-        code = 1
-        interrupted = False
+        code = 0
+        uncaught = (None, None, None)
         try:
             become_fresh(body)
             self.run_wrapper(body)
-            code = 0
         except SystemExit:
             code = exit_status(sys.exc_info()[1].code)
         except:  # noqa: E722
-            report_uncaught()
-            interrupted = sys.exc_info()[0] is KeyboardInterrupt
+            uncaught = sys.exc_info()
+        interrupted = uncaught[0] is KeyboardInterrupt
+        if uncaught[0] is not None:
+            # Not in the handler: an excepthook finds no exception that is being handled.
+            code = report_uncaught(*uncaught)
+            uncaught = None
         code = end_as_python(code, self.present)
         if interrupted and hasattr(signal, 'raise_signal'):
             # An interpreter that a Ctrl-C ends dies of the signal, so that its shell knows (Python 3.8).
@@ -1846,9 +1849,7 @@ def become_fresh(body):
     sys.modules['__main__'] = main
     if 'random' in sys.modules and not hasattr(os, 'register_at_fork'):
         sys.modules['random'].seed()
-    if hasattr(sys, 'exc_clear'):
-        # Python 2 keeps what was caught last, and a module that fails would tell it as its own.
-        sys.exc_clear()
+    forget_caught()
     platform = sys.modules.get('platform')
     for name, empty in (('_uname_cache', None), ('_platform_cache', {})):
         if hasattr(platform, name):
@@ -1926,14 +1927,32 @@ def exit_status(code):
     return 1
 
 
-def report_uncaught():
-    """The traceback as Python prints it, without the agent's own frames at the top."""
-    kind, value, stack = sys.exc_info()
+def forget_caught():
+    """Python 2 keeps what was caught last, and a module that fails would tell it as its own."""
+    if hasattr(sys, 'exc_clear'):
+        sys.exc_clear()
+
+
+def report_uncaught(kind, value, stack):
+    """Tell of an exception as Python does, without the agent's own frames at the top; the exit status."""
     other = value
     while getattr(other, '__traceback__', None) is not None:
         other.__traceback__ = below_agent(other.__traceback__)
         other = other.__cause__ or other.__context__
-    sys.excepthook(kind, value, below_agent(stack))
+    stack = below_agent(stack)
+    forget_caught()
+    try:
+        sys.excepthook(kind, value, stack)
+    except SystemExit:
+        # The file module's hook, for one, is a fail_json() (ansible-core 2.14 to 2.18).
+        return exit_status(sys.exc_info()[1].code)
+    except:  # noqa: E722
+        kind_again, value_again, stack_again = sys.exc_info()
+        sys.stderr.write('Error in sys.excepthook:\n')
+        sys.__excepthook__(kind_again, value_again, below_agent(stack_again))
+        sys.stderr.write('\nOriginal exception was:\n')
+        sys.__excepthook__(kind, value, stack)
+    return 1
 
 
 def below_agent(stack):

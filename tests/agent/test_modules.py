@@ -287,6 +287,8 @@ def test_zip_is_rebuilt_byte_for_byte(own: AgentProcess, tmp_path: pathlib.Path)
         "os.close(1); print('x' * 10); sys.exit(0)",
         "atexit.register(lambda: 1 / 0); sys.exit(2)",
         "sys.excepthook = lambda kind, *_: sys.stderr.write(kind.__name__); raise KeyboardInterrupt",
+        "sys.excepthook = lambda *_: sys.exit(repr(sys.exc_info())); raise ValueError('x')",
+        "sys.excepthook = lambda *_: 1 / 0; raise ValueError('x')",
     ],
 )
 def test_ends_as_python_ends(own: AgentProcess, tmp_path: pathlib.Path, ending: str) -> None:
