@@ -71,8 +71,10 @@ vault: !vault |
 class Family(abc.ABC):
     """How one family of ansible-core's versions reads YAML."""
 
-    def __init__(self, native: _native.YamlLoader) -> None:
-        """Keep the loader made for this family's types."""
+    def __init__(self, core_loader: Any, native: _native.YamlLoader) -> None:
+        """Keep core's loader, and the one made for this family's types."""
+        _check_loader(core_loader)
+        self.core_loader = core_loader
         self.native = native
 
     @abc.abstractmethod
@@ -96,14 +98,13 @@ class PositionFamily(Family):
         from ansible.parsing.yaml.loader import AnsibleLoader
         from ansible.parsing.yaml.objects import AnsibleMapping, AnsibleSequence, AnsibleUnicode
 
-        _check_loader(AnsibleLoader)
         self._decoder = AnsibleJSONDecoder
-        self._loader = AnsibleLoader
         super().__init__(
+            AnsibleLoader,
             _native.YamlLoader(
                 (AnsibleUnicode, None, None, AnsibleSequence, AnsibleMapping),
                 attributes=("_data_source", "_line_number", "_column_number"),
-            )
+            ),
         )
 
     def load(self, data: Any, file_name: Any, show_content: bool, vault_secrets: Any) -> Any:
@@ -117,7 +118,7 @@ class PositionFamily(Family):
         if type(data) not in (str, bytes):
             raise NotHandled(f"{type(data).__name__} is not what core's loader reads")
         name = "<unicode string>" if isinstance(data, str) else "<byte string>"
-        core = functools.cache(lambda: self._loader("", file_name, vault_secrets))
+        core = functools.cache(lambda: self.core_loader("", file_name, vault_secrets))
 
         def other(tag: str, text: str, line: int, column: int) -> object:
             return self._construct(core(), tag, text, line, column, name)
@@ -130,7 +131,7 @@ class PositionFamily(Family):
 
     def probe(self) -> tuple[object, object]:
         """Load the probe both ways."""
-        loader = self._loader(_PROBE, "/probe", None)
+        loader = self.core_loader(_PROBE, "/probe", None)
         return self._load_yaml(_PROBE, "/probe", None), loader.get_single_data()
 
 
@@ -145,13 +146,12 @@ class TagFamily(Family):
         from ansible._internal._yaml import _loader
         from ansible.module_utils._internal import _datatag
 
-        _check_loader(_loader.AnsibleLoader)
         self._tags = _tags
         self._tag_helper = _datatag.AnsibleTagHelper
         self._decoder = _legacy.Decoder
-        self._loader = _loader.AnsibleLoader
         self._redacted = _error_utils.RedactAnnotatedSourceContext
         super().__init__(
+            _loader.AnsibleLoader,
             _native.YamlLoader(
                 (
                     _datatag._AnsibleTaggedStr,
@@ -168,7 +168,7 @@ class TagFamily(Family):
                     "line_num",
                     "col_num",
                 ),
-            )
+            ),
         )
 
     def load(self, data: Any, file_name: Any, show_content: bool, vault_secrets: Any) -> Any:
@@ -187,7 +187,7 @@ class TagFamily(Family):
         if type(text) not in (str, bytes):
             raise NotHandled(f"{type(text).__name__} is not what core's loader reads")
         trust = self._tags.TrustedAsTemplate
-        core = functools.cache(lambda: self._loader(self._tag_helper.tag_copy(data, type(text)())))
+        core = functools.cache(lambda: self.core_loader(self._tag_helper.tag_copy(data, type(text)())))
 
         def other(tag: str, text: str, line: int, column: int) -> object:
             if tag == "!vault-encrypted":
@@ -212,7 +212,7 @@ class TagFamily(Family):
         """Load the probe both ways."""
         origin = self._tags.Origin(path="/probe")
         data = self._tag_helper.tag(_PROBE, [origin, self._tags.TrustedAsTemplate()])
-        return self._load_yaml(data, origin), self._loader(data).get_single_data()
+        return self._load_yaml(data, origin), self.core_loader(data).get_single_data()
 
 
 def _repeatable(duplicates: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:

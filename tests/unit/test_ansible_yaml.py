@@ -3,19 +3,25 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from ansible import constants
 from ansible.parsing.utils.yaml import from_yaml
 from ansible.utils.display import Display
 
-from fatline.ansible import yaml_compare, yaml_loader
+from fatline.ansible import yaml_compare, yaml_loader, yaml_versions
 
 try:
-    from ansible._internal._datatag._tags import Origin, TrustedAsTemplate
+    from ansible._internal._datatag._tags import Origin, SourceWasEncrypted, TrustedAsTemplate
 except ImportError:  # before 2.19
     Origin = None
 
@@ -118,3 +124,148 @@ def test_left_to_core(name: str, spoken: Spoken) -> None:
 @pytest.mark.parametrize("name", SOMETIMES)
 def test_handled_or_not(name: str, spoken: Spoken) -> None:
     check_same(SOMETIMES[name], spoken, True)
+
+
+@pytest.mark.parametrize("mode", ["warn", "error", "ignore"])
+@pytest.mark.parametrize("name", [name for name in HANDLED if name.startswith("duplicate")])
+def test_duplicate_keys_as_configured(
+    name: str, mode: str, spoken: Spoken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_DUPLICATE_YAML_DICT_KEY", mode)
+    if Origin is None:  # read once there
+        monkeypatch.setattr(constants, "DUPLICATE_YAML_DICT_KEY", mode)
+    check_same(HANDLED[name], spoken, True)
+    if mode == "error":
+        with pytest.raises(yaml_loader.NotHandled):
+            yaml_loader.load(source(HANDLED[name], True), "/some/file.yml")
+    else:
+        yaml_loader.load(source(HANDLED[name], True), "/some/file.yml")
+
+
+@pytest.mark.parametrize("data", ["a: [ä, 1]\n".encode(), "a: ä".encode("utf-16"), b"[1]", b"\xff"])
+def test_bytes(data: bytes, spoken: Spoken) -> None:
+    theirs, their_error = outcome(from_yaml, data)
+    ours, our_error = outcome(yaml_loader.serving(from_yaml), data)
+    assert (our_error, yaml_compare.difference(ours, theirs)) == (their_error, "")
+
+
+def test_results_can_be_copied() -> None:
+    loaded = yaml_loader.load(source(HANDLED["play"], True), "/some/file.yml")
+    assert yaml_compare.difference(copy.deepcopy(loaded), loaded) == ""
+
+
+def test_the_original_gets_what_the_extension_does_not_load() -> None:
+    """The same arguments, and json_only at once."""
+    calls: list[tuple[Any, Any]] = []
+
+    def original(
+        data: Any,
+        file_name: str | None = None,
+        show_content: bool = True,
+        vault_secrets: Any = None,
+        json_only: bool = False,
+    ) -> str:
+        calls.append((data, file_name))
+        return "the original's"
+
+    served = yaml_loader.serving(original)
+    assert served("[x]", "/f") == ["x"]
+    assert served("[x]", file_name="/f", json_only=True) == "the original's"
+    assert served("!thing x", file_name="/f") == "the original's"
+    assert calls == [("[x]", "/f"), ("!thing x", "/f")]
+
+
+def test_threads_do_not_meet() -> None:
+    text = source(HANDLED["many keys"], True)
+    wanted = yaml_loader.load(text, "/some/file.yml")
+    with ThreadPoolExecutor(4) as pool:
+        for loaded in pool.map(lambda _: yaml_loader.load(text, "/some/file.yml"), range(20)):
+            assert yaml_compare.difference(loaded, wanted) == ""
+    assert gc.isenabled()
+
+
+# ---- where the loader stands aside -------------------------------------------------------------------
+
+
+def misfit() -> str:
+    """What `available` says in a process that begins now."""
+    found = yaml_versions.family.__wrapped__()
+    return found if isinstance(found, str) else ""
+
+
+@pytest.fixture
+def core_loader() -> type:
+    """The class that core reads with."""
+    loader = yaml_versions.family()
+    assert isinstance(loader, yaml_versions.Family)
+    return loader.core_loader  # type: ignore[no-any-return]
+
+
+def test_without_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml_versions, "HAS_LIBYAML", False)
+    assert "no libyaml" in misfit()
+
+
+def test_with_another_libyaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml._yaml, "get_version_string", lambda: "0.1.4")
+    assert "0.1.4" in misfit()
+
+
+def test_with_another_implicit_type(monkeypatch: pytest.MonkeyPatch, core_loader: Any) -> None:
+    kept = {first: list(entries) for first, entries in core_loader.yaml_implicit_resolvers.items()}
+    monkeypatch.setattr(core_loader, "yaml_implicit_resolvers", kept)
+    assert misfit() == ""
+    core_loader.add_implicit_resolver("!word", re.compile("^word$"), ["w"])
+    assert "implicit types" in misfit()
+
+
+def test_with_another_constructor(monkeypatch: pytest.MonkeyPatch, core_loader: Any) -> None:
+    monkeypatch.setattr(core_loader, "yaml_constructors", dict(core_loader.yaml_constructors))
+    core_loader.add_constructor("!thing", lambda loader, node: None)
+    assert misfit() == ""
+    core_loader.add_constructor("tag:yaml.org,2002:str", lambda loader, node: "mine")
+    assert "another tag:yaml.org,2002:str" in misfit()
+
+
+def test_with_another_result(monkeypatch: pytest.MonkeyPatch, core_loader: Any) -> None:
+    """A core that comes to build something else is noticed by the probe."""
+    genuine = core_loader.construct_mapping
+    monkeypatch.setattr(
+        core_loader, "construct_mapping", lambda *args, **kwargs: {**genuine(*args, **kwargs), "new": 1}
+    )
+    assert "something else" in misfit()
+
+
+tagged = pytest.mark.skipif(Origin is None, reason="tags came with ansible-core 2.19")
+
+
+@tagged
+def test_origin_without_a_file() -> None:
+    for data in ("[x]", Origin(description="<unknown>", line_num=5, col_num=7).tag("a: [x]")):
+        assert yaml_compare.difference(yaml_loader.load(data), from_yaml(data)) == ""
+
+
+@tagged
+def test_origin_within_a_file(spoken: Spoken) -> None:
+    """Lines are counted from where the text stands in its file, in the words about duplicates too."""
+    data = Origin(path="/some/file.yml", line_num=5, col_num=7).tag(
+        "a:\n  b: x\n  b: 2000-01-01\n  c: [1000]\n"
+    )
+    theirs = from_yaml(data)
+    words = spoken.take()
+    assert yaml_compare.difference(yaml_loader.load(data), theirs) == ""
+    assert words and spoken.take() == words
+
+
+@tagged
+def test_encrypted_sources_are_left_to_core() -> None:
+    with pytest.raises(yaml_loader.NotHandled, match="encrypted"):
+        yaml_loader.load(SourceWasEncrypted().tag(source("[x]", True)))
+
+
+@pytest.mark.skipif(Origin is not None, reason="from 2.19 on secrets have nothing to do with loading")
+def test_vaults_share_the_secrets() -> None:
+    secrets = [("default", object())]
+    loaded = yaml_loader.load(HANDLED["vault"], "/some/file.yml", True, secrets)
+    assert loaded["a"].vault is loaded["b"].vault
+    assert loaded["a"].vault.secrets is secrets
