@@ -15,7 +15,7 @@ from ansible.plugins.loader import connection_loader
 from ansible.utils.display import Display
 
 import fatline
-from fatline.ansible import ahead, imports, keys, run, summary, versions, yaml_hook
+from fatline.ansible import ahead, imports, keys, run, summary, templates, versions, yaml_hook
 from fatline.ansible.ssh import Connection
 from fatline.ansible.switches import disabled
 
@@ -89,6 +89,7 @@ def _spare_the_workers() -> None:
     """Do once what every forked worker would do again: imports, and names that stay the same."""
     versions.preload()
     imports.install()
+    templates.install()
     keys.control_path(b"")
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import select
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -63,11 +64,45 @@ class Agent:
     booted: bool
 
 
+class Answers:
+    """Which agents have answered this process just now: those need not be asked for again.
+
+    The items of a loop run in one process, and asking the mux costs each a round trip. A client stays
+    attached to its agents, so what may have happened meanwhile may also happen between asking and calling.
+    """
+
+    def __init__(self) -> None:
+        """Know of none."""
+        self._last: weakref.WeakKeyDictionary[Client, dict[bytes, tuple[int, float]]]
+        self._last = weakref.WeakKeyDictionary()
+
+    def note(self, client: Client, key: bytes, agent: Agent) -> None:
+        """Remember that an agent has answered."""
+        self._last.setdefault(client, {})[key] = agent.context_id, time.monotonic()
+
+    def forget(self, client: Client) -> None:
+        """Ask for every agent again."""
+        self._last.pop(client, None)
+
+    def get(self, client: Client, key: bytes) -> Agent | None:
+        """Return the agent of a key that has answered so lately that it needs no probe."""
+        context_id, when = self._last.get(client, {}).get(key, (0, 0.0))
+        if not context_id or time.monotonic() - when > IDLE_SECONDS:
+            return None
+        return Agent(context_id, booted=False)
+
+
+answers = Answers()
+
+
 def obtain(client: Client, place: Place, start: Start, timeout: float) -> Agent:
     """Return the agent of `place`, booted with `start` if there is none.
 
     :raises BootError: from `start`; the lease is given back first, so that no other client waits in vain.
     """
+    known = answers.get(client, place.key)
+    if known is not None:
+        return known
     for _ in range(_ATTEMPTS):
         found = client.attach(place.key, lease=True, timeout=timeout)
         if found.state == AttachState.LEASE:
@@ -89,6 +124,7 @@ def find(client: Client, alias: bytes, control_path: str | None) -> Agent | None
 
 def retire_all(client: Client, alias: bytes) -> int:
     """Let no further task find any agent of a connection; return how many there were."""
+    answers.forget(client)
     count = 0
     for context_id in _attached(client, alias):
         client.retire(context_id)

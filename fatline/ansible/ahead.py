@@ -92,23 +92,30 @@ def _become_helper() -> None:
 
 
 def _reaches_hosts_at_once(play: Any) -> bool:
-    """Say whether the play's first task goes to every host of the batch without a condition."""
+    """Say whether the play's first task goes to every host of the batch without a condition.
+
+    Whether a loop has items is found out for each host (`_connect_all`).
+    """
     if versions.gathers_facts(play):
         return True
     task = versions.first_task(play)
-    return task is not None and not (task.when or task.run_once or task.delegate_to or task.loop_with)
+    return task is not None and not (task.when or task.run_once or task.delegate_to)
 
 
 def _connect_all(play: Any, play_context: Any, hosts: Sequence[Any]) -> None:
     # Set by a login that was refused: another try may lock the account.
     refused = threading.Event()
     main_pid = os.getppid()
+    first = None if versions.gathers_facts(play) else versions.first_task(play)
+    begins_with_loop = first is not None and first.loops
     with ThreadPoolExecutor(LOGINS_AT_A_TIME) as pool:
         for number, host in enumerate(hosts):
             if refused.is_set() or os.getppid() != main_pid:
                 return
             # Templating is not safe in threads, so connections are built here and only used there.
             with contextlib.suppress(Exception):
+                if begins_with_loop and not versions.first_loop_has_items(play, host):
+                    continue
                 connection, interpreter = versions.connection_for(play, play_context, host)
                 if play.become or play_context.become or versions.pipelining_is_off():
                     # Its modules do not come in a form that an agent runs warm.

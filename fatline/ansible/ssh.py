@@ -53,6 +53,7 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
 
     _fl_plan: SshPlan | None = None
     _fl_never: bool | None = None
+    _fl_tty: bool | None = None
 
     # ---- options ---------------------------------------------------------------------------------
 
@@ -64,12 +65,18 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
     ) -> None:
         """Take the options; some decide whether an agent may be met."""
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
-        self._fl_never = None
+        self._fl_never = self._fl_tty = None
 
     def set_option(self, option: str, value: Any) -> None:
         """Set one option as core does; it may be one that decides whether an agent may be met."""
         super().set_option(option, value)
-        self._fl_never = None
+        self._fl_never = self._fl_tty = None
+
+    def _is_tty_requested(self) -> bool:
+        """Answer as core does, which parses the same arguments three times a task (from 2.19 on)."""
+        if self._fl_tty is None:
+            self._fl_tty = bool(super()._is_tty_requested())
+        return self._fl_tty
 
     def fl_label(self) -> str:
         """Name the host as ssh knows it."""

@@ -21,6 +21,8 @@ PERSIST_MAX = 3600
 
 _CONTROL_PATH = b'ControlPath="'
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_NAME_END = re.compile(r"\s*=\s*|\s+")
+_DURATION = re.compile(r"(\d+)([smhdw]?)")
 _REJECTED = re.compile(rb"Bad configuration option: (\S+)", re.IGNORECASE)
 _PROBE_SECONDS = 10
 
@@ -141,7 +143,7 @@ def persist_seconds(options: Sequence[bytes]) -> int:
         return 0
     if value in ("yes", "true", "0"):
         return PERSIST_MAX
-    parts = re.findall(r"(\d+)([smhdw]?)", value)
+    parts = _DURATION.findall(value)
     if not parts or "".join(number + unit for number, unit in parts) != value:
         return 0
     return min(sum(int(number) * _UNITS[unit] for number, unit in parts), PERSIST_MAX)
@@ -188,6 +190,6 @@ def _options(arguments: Sequence[bytes]) -> Iterator[list[str]]:
             text = argument[2:].decode(errors="replace")
         else:
             continue
-        words = re.split(r"\s*=\s*|\s+", text.strip(), maxsplit=1)
+        words = _NAME_END.split(text.strip(), maxsplit=1)
         if words[0]:
             yield words

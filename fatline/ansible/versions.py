@@ -36,17 +36,21 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import ansible
+import jinja2
 from ansible import constants as C
 from ansible import context
 from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure, AnsibleError
 from ansible.playbook.block import Block
+from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
 from ansible.plugins.connection import ssh as stock_ssh
 from ansible.plugins.loader import connection_loader
 from ansible.release import __version__ as CORE_VERSION
+from jinja2 import nodes
 
 try:
     from ansible._internal._templating._engine import TemplateEngine
@@ -114,10 +118,19 @@ _IMPORTED_LATE = (
 
 
 def preload() -> None:
-    """Import in the main process what each of its forked workers would import for itself."""
+    """Do in the main process what each of its forked workers would do again for itself.
+
+    Core keeps what it found of plugins and options, and Python the patterns that it compiled; the connection
+    that is made here is only there to have them looked up.
+    """
     for name in _IMPORTED_LATE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    _shipped()
+    with contextlib.suppress(Exception):
+        connection = connection_loader.get("ssh", PlayContext(), os.devnull)
+        connection.set_options(var_options={})
+        connection.is_pipelining_enabled()
 
 
 # ---- options ----------------------------------------------------------------------------------------
@@ -376,23 +389,74 @@ class FirstTask:
     when: bool
     run_once: bool
     delegate_to: bool
-    loop_with: bool
+    loops: bool
 
 
 def first_task(play: Any) -> FirstTask | None:
     """Look at the first task of a play; None if it is not certain which one that is."""
+    task = _first_task(play)
+    if task is None:
+        return None
+    return FirstTask(
+        when=bool(task.when or task._parent.when),
+        run_once=bool(task.run_once),
+        delegate_to=bool(task.delegate_to),
+        loops=bool(task.loop or task.loop_with),
+    )
+
+
+def first_loop_has_items(play: Any, host: Any) -> bool:
+    """Say whether the first task's loop is certain to have items for a host.
+
+    Found without templating, for that could run a lookup: only lists that are there as such are seen.
+    """
+    task = _first_task(play)
+    if task is None or task.loop_with:
+        return False
+    if isinstance(task.loop, list):
+        return bool(task.loop)
+    variables = play.get_variable_manager().get_vars(play=play, host=host, task=task)
+    return isinstance(task.loop, str) and _names_items(task.loop, variables)
+
+
+def _names_items(text: str, variables: Mapping[str, Any]) -> bool:
+    """Say whether an expression names a list with items, or is such a list or range itself."""
+    try:
+        (output,) = jinja2.Environment().parse(text).body
+    except (jinja2.TemplateSyntaxError, ValueError):
+        return False
+    if not isinstance(output, nodes.Output) or len(output.nodes) != 1:
+        return False
+    expression: Any = output.nodes[0]
+    if isinstance(expression, nodes.Name):
+        value = variables.get(expression.name)
+        return isinstance(value, list) and bool(value)
+    if isinstance(expression, nodes.Filter) and expression.name == "list" and not expression.args:
+        expression = expression.node
+    if isinstance(expression, nodes.List):
+        return bool(expression.items)
+    return "range" not in variables and _is_range_with_items(expression)
+
+
+def _is_range_with_items(expression: Any) -> bool:
+    if not isinstance(expression, nodes.Call) or getattr(expression.node, "name", "") != "range":
+        return False
+    numbers: list[Any] = [getattr(argument, "value", None) for argument in expression.args]
+    if expression.kwargs or not all(isinstance(number, int) for number in numbers):
+        return False
+    with contextlib.suppress(TypeError, ValueError):
+        return bool(range(*numbers))
+    return False
+
+
+def _first_task(play: Any) -> Any:
     if _selects_tasks() or (play.roles and not play.pre_tasks):
         return None
     blocks = play.pre_tasks or play.tasks
     task = blocks[0].block[0] if blocks and blocks[0].block else None
-    if task is None or not isinstance(task, Task) or task.action in _WITHOUT_AGENT:
+    if not isinstance(task, Task) or task.action in _WITHOUT_AGENT:
         return None
-    return FirstTask(
-        when=bool(task.when or blocks[0].when),
-        run_once=bool(task.run_once),
-        delegate_to=bool(task.delegate_to),
-        loop_with=bool(task.loop or task.loop_with),
-    )
+    return task
 
 
 def _selects_tasks() -> bool:
@@ -441,13 +505,21 @@ def _fixed_interpreter(variables: Any, templar: Any) -> str | None:
 # ---- payloads ----------------------------------------------------------------------------------------
 
 
-@functools.cache
 def ships(name: str) -> bool:
     """Say whether ansible-core itself ships this file of a payload's zip below ``module_utils``.
 
     Only such files may be imported by an agent's warm parent.
     """
-    prefix, separator, rest = name.partition("ansible/module_utils/")
-    if prefix or not separator or ".." in rest.split("/"):
-        return False
-    return os.path.isfile(os.path.join(os.path.dirname(ansible.__file__), "module_utils", rest))
+    return name in _shipped()
+
+
+@functools.cache
+def _shipped() -> frozenset[str]:
+    """List what ansible-core ships, as it is named in a zip."""
+    root = Path(ansible.__file__).parent
+    return frozenset(
+        "ansible/" + os.path.relpath(os.path.join(folder, file), root)
+        for folder, _, files in os.walk(root / "module_utils")
+        for file in files
+        if file.endswith(".py")
+    )
