@@ -266,6 +266,24 @@ def test_hosts_beyond_the_forks_are_connected_ahead(lab: Lab, client: Client) ->
         end_sleepers(marker)
 
 
+@pytest.mark.parametrize(("items", "count"), [("[hello]", 2), ("[]", 0), ("'{{ greetings }}'", 2)])
+def test_hosts_of_a_loop_are_connected_ahead_if_it_has_items(
+    lab: Lab, client: Client, items: str, count: int
+) -> None:
+    """Ansible fact 33: a host whose loop turns out to be empty is never touched by stock."""
+    text = f"""
+- hosts: all
+  gather_facts: false
+  vars: {{greetings: [hello]}}
+  tasks:
+    - command: echo {{{{ item }}}}
+      loop: {items}
+"""
+    outcome = lab.playbook(text)
+    assert outcome.rc == 0, outcome.output
+    assert len(agents(client)) == count
+
+
 def test_hosts_that_a_condition_skips_are_not_connected_ahead(lab: Lab, client: Client) -> None:
     """Ansible fact 33: connecting ahead must not touch hosts that stock would not."""
     text = """

@@ -183,6 +183,41 @@ def test_what_ansible_core_ships(name: str, shipped: bool) -> None:
     assert versions.ships(name) is shipped
 
 
+@pytest.mark.parametrize(
+    ("loop", "certain"),
+    [
+        ("{{ packages }}", True),
+        ("{{packages}}", True),
+        ("{{ none_yet }}", False),
+        ("{{ unknown }}", False),
+        ("{{ packages }} ", False),
+        ("{{ packages | default([]) }}", False),
+        ("{{ packages + none_yet }}", False),
+        ("{{ range(3) }}", True),
+        ("{{ range(1, 4) | list }}", True),
+        ("{{ range(4, 1) | list }}", False),
+        ("{{ range(count) | list }}", False),
+        ("{{ range(3) | shuffle }}", False),
+        ("{{ range('3') }}", False),
+        ("{{ range(1, 2, 0) }}", False),
+        ("{{ ['a', packages] }}", True),
+        ("{{ [] }}", False),
+        ("{{ lookup('pipe', 'false') }}", False),
+        ("{{ query('pipe', 'false') | list }}", False),
+        ("{{ packages", False),
+        ("{% if true %}x{% endif %}", False),
+        ("", False),
+    ],
+)
+def test_loops_that_are_certain_to_have_items(loop: str, certain: bool) -> None:
+    """Ansible fact 33: found without templating, which could run a lookup."""
+    assert versions._names_items(loop, {"packages": ["{{ a }}"], "none_yet": [], "count": 3}) is certain
+
+
+def test_a_range_of_the_user_s_own_is_not_a_range() -> None:
+    assert not versions._names_items("{{ range(3) }}", {"range": "of hills"})
+
+
 def options_of(text: str) -> dict[str, Any]:
     """Load a documentation's options."""
     return dict(yaml.safe_load(text)["options"])
