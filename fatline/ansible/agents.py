@@ -138,6 +138,7 @@ def end_all(client: Client, alias: bytes, timeout: float) -> int:
     Rule 11. An ssh process ends after the program it ran, so its end says that the account is free. Calls
     under way are left alone: under stock as well, whoever removes an account in use is told so.
     """
+    answers.forget(client)
     processes = []
     for context_id in _attached(client, alias):
         processes.append(_ssh_of(client, context_id))
