@@ -61,7 +61,9 @@ class Agent:
     """A live agent that this process's client is attached to."""
 
     context_id: int
-    booted: bool
+    booted: bool = False
+    key: bytes = b""
+    """Under which it was obtained."""
 
 
 class Answers:
@@ -76,9 +78,9 @@ class Answers:
         self._last: weakref.WeakKeyDictionary[Client, dict[bytes, tuple[int, float]]]
         self._last = weakref.WeakKeyDictionary()
 
-    def note(self, client: Client, key: bytes, agent: Agent) -> None:
+    def note(self, client: Client, agent: Agent) -> None:
         """Remember that an agent has answered."""
-        self._last.setdefault(client, {})[key] = agent.context_id, time.monotonic()
+        self._last.setdefault(client, {})[agent.key] = agent.context_id, time.monotonic()
 
     def forget(self, client: Client) -> None:
         """Ask for every agent again."""
@@ -89,7 +91,7 @@ class Answers:
         context_id, when = self._last.get(client, {}).get(key, (0, 0.0))
         if not context_id or time.monotonic() - when > IDLE_SECONDS:
             return None
-        return Agent(context_id, booted=False)
+        return Agent(context_id, key=key)
 
 
 answers = Answers()
@@ -106,9 +108,9 @@ def obtain(client: Client, place: Place, start: Start, timeout: float) -> Agent:
     for _ in range(_ATTEMPTS):
         found = client.attach(place.key, lease=True, timeout=timeout)
         if found.state == AttachState.LEASE:
-            return Agent(_boot(client, place, start), booted=True)
+            return Agent(_boot(client, place, start), booted=True, key=place.key)
         if _alive(client, found, place.control_path):
-            return Agent(found.context_id, booted=False)
+            return Agent(found.context_id, key=place.key)
     raise CallTimeout(
         f"{place.label}: {_ATTEMPTS} agents in turn did not answer within {PROBE_SECONDS:.0f} s"
     )
@@ -119,7 +121,7 @@ def find(client: Client, alias: bytes, control_path: str | None) -> Agent | None
     found = client.attach(alias, lease=False)
     if found.state != AttachState.FOUND or not _alive(client, found, control_path):
         return None
-    return Agent(found.context_id, booted=False)
+    return Agent(found.context_id)
 
 
 def retire_all(client: Client, alias: bytes) -> int:

@@ -224,11 +224,11 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         """
         before = ""
         for last in (False, True):
-            client, place, agent = self._fl_obtain(job, interpreter)
+            client, agent = self._fl_obtain(job, interpreter)
             agents.answers.forget(client)
             try:
                 result = self._fl_attempt(job, client, agent, attempt)
-                agents.answers.note(client, place.key, agent)
+                agents.answers.note(client, agent)
                 return result, _warmth(agent, result) + before
             except Refused as refused:
                 if last or not refused.stale:
@@ -299,7 +299,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
 
     # ---- booting -----------------------------------------------------------------------------------
 
-    def _fl_obtain(self, job: Job, interpreter: str) -> tuple[Client, Place, Agent]:
+    def _fl_obtain(self, job: Job, interpreter: str) -> tuple[Client, Agent]:
         """Attach to the agent of an interpreter, or boot it."""
         return self._fl_obtain_at(job.link.place(interpreter, self.fl_label()), interpreter)
 
@@ -314,7 +314,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
             self._fl_boot_failed(place, error)
         except FatlineError as error:
             raise Fallback(str(error)) from error
-        return client, place, agent
+        return client, agent
 
     def _fl_boot_failed(self, place: Place, error: BootError) -> NoReturn:
         """A target that cannot have an agent is the stock plugin's to serve."""
