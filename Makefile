@@ -22,7 +22,7 @@ SOURCES := $(shell find csrc fatline bootstrap ansible_plugins -type f \
 C_FILES := $(shell find csrc tests -name '*.[ch]')
 CORE_C := $(shell find csrc/core -name '*.c')
 
-.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize fuzz py-test fidelity bench micro-bench clean
+.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize fuzz py-test fidelity bench yaml-matrix micro-bench clean
 
 help: ## this list
 	@echo "Usage: make TARGET [VARIABLE=value]"
@@ -89,6 +89,10 @@ fidelity: $(STAMPS)/tools ## every playbook of the differential suite, under sto
 	@$(if $(ANSIBLE),$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check .)
 	@cd $(VENV) && ../$(SECTION) "fidelity" env ANSIBLE=$(if $(ANSIBLE),$(abspath $(ANSIBLE))) \
 		bin/pytest -q -c ../pyproject.toml --rootdir .. -m fidelity $(abspath tests/fidelity)
+
+yaml-matrix: ## compare YAML loading with ansible-core 2.14, 2.18, 2.19 and 2.22, as far as there are Pythons
+	@.ci/system-packages build
+	@.ci/yaml-matrix build/yaml-matrix
 
 bench: $(STAMPS)/bench ## fatline bench with the options in BENCH
 	@$(BIN)/fatline bench $(BENCH)

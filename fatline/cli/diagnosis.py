@@ -15,6 +15,8 @@ TESTED_CORES = ((2, 14), *((2, minor) for minor in range(16, 23)))
 STRATEGIES = ("fatline.core.linear", "fatline.core.free", "fatline.core.host_pinned")
 CALLBACK = "fatline.core.fatline"
 CONNECTION = "fatline.core.ssh"
+INVENTORY = "fatline.core.yaml"
+INVENTORY_LINE = "enable_plugins = host_list, script, fatline.core.yaml, auto, yaml, ini, toml"
 SERVED_TRANSPORTS = ("smart", "ssh", "ansible.builtin.ssh", "ansible.legacy.ssh")
 
 # Wire, ssh's stderr and process descriptor of each agent, and a client's share.
@@ -71,6 +73,8 @@ class Facts:
     """Each place that holds the collection, with its version, in the order in which ansible-core looks."""
     other_ansible: str = ""
     """The ansible-playbook in PATH, if it belongs to another Python than this one."""
+    yaml_misfit: str = ""
+    """Why Fatline's YAML loader does not fit this ansible-core; empty if it does."""
     descriptors: tuple[int, int] = (0, 0)
     """Soft and hard limit of open files."""
 
@@ -83,6 +87,7 @@ def diagnose(facts: Facts) -> Iterator[Finding]:
     """Judge `facts`, the most important first."""
     yield from _door(facts)
     yield from _installation(facts)
+    yield from _yaml(facts)
     yield from _fall_backs(facts)
     yield from _limits(facts)
 
@@ -111,6 +116,36 @@ def _doors(facts: Facts) -> Iterator[str]:
     transport = facts.option("DEFAULT_TRANSPORT")
     if transport.value == CONNECTION:
         yield f"the connection {CONNECTION} ({transport.origin}): transport only"
+    inventory = facts.option("INVENTORY_ENABLED")
+    if INVENTORY in (inventory.value or ()):
+        yield f"the inventory plugin {INVENTORY} ({inventory.origin}): YAML files only"
+
+
+def _yaml(facts: Facts) -> Iterator[Finding]:
+    if _off(facts, "FATLINE_YAML", default="1"):
+        yield Finding(NOTE, "YAML files are parsed by ansible-core: FATLINE_YAML is 0")
+    elif facts.yaml_misfit:
+        yield Finding(NOTE, f"YAML files are parsed by ansible-core: {facts.yaml_misfit}")
+    else:
+        yield Finding(GOOD, "YAML files are parsed by Fatline's loader, once one of its plugins is loaded")
+    enabled = facts.option("INVENTORY_ENABLED")
+    names = list(enabled.value or ())
+    if INVENTORY not in names:
+        yield Finding(
+            GOOD,
+            "inventories are loaded by ansible-core's own plugins; large ones in YAML load faster with this "
+            f"in the section [inventory] of ansible.cfg:\n        {INVENTORY_LINE}",
+        )
+    elif first := [name for name in ("auto", "yaml") if name in names[: names.index(INVENTORY)]]:
+        yield Finding(
+            NOTE,
+            f"{INVENTORY} is enabled after {' and '.join(first)} ({enabled.origin}), too late to spare "
+            f"the time that takes: {INVENTORY_LINE}",
+        )
+
+
+def _off(facts: Facts, name: str, default: str) -> bool:
+    return facts.environment.get(name, default) in ("", "0")
 
 
 def _installation(facts: Facts) -> Iterator[Finding]:

@@ -86,6 +86,7 @@ def inspect() -> Facts:
         environment={name: value for name, value in os.environ.items() if name.startswith("FATLINE_")},
         collections=list(_collections(base.get("COLLECTIONS_PATHS", Option()).value or [])),
         other_ansible=_other_ansible(),
+        yaml_misfit=_yaml_misfit(),
         descriptors=resource.getrlimit(resource.RLIMIT_NOFILE),
     )
 
@@ -142,6 +143,19 @@ def _other_ansible() -> str:
     # A shebang through env or sh says nothing without running it.
     absolute = bool(words) and Path(words[0]).name.startswith("python")
     return path if absolute and words[0] not in own else ""
+
+
+def _yaml_misfit() -> str:
+    """Why the YAML loader would leave everything to ansible-core; asked of a process that has loaded that."""
+    command = [sys.executable, "-c", "from fatline.ansible import yaml_hook; print(yaml_hook.install())"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FATLINE_")}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=ASK_SECONDS, check=True, env=environment
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"it could not be loaded: {error}"
+    return done.stdout.strip()
 
 
 def _versions() -> Iterator[str]:

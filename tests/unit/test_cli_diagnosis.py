@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fatline.cli.diagnosis import CALLBACK, CONNECTION, FAULT, GOOD, NOTE, Facts, Option, diagnose
+from fatline.cli.diagnosis import CALLBACK, CONNECTION, FAULT, GOOD, INVENTORY, NOTE, Facts, Option, diagnose
 
 STOCK_SSH_ARGS = Option("-C -o ControlMaster=auto -o ControlPersist=60s")
 CONFIGURED = Facts(
@@ -56,11 +56,33 @@ def test_without_a_door_the_line_to_write_is_shown() -> None:
     [
         (with_base(CALLBACKS_ENABLED=Option([CALLBACK], "cfg")), "the callback fatline.core.fatline"),
         (with_base(DEFAULT_TRANSPORT=Option(CONNECTION, "cfg")), "the connection fatline.core.ssh"),
+        (
+            with_base(
+                DEFAULT_STRATEGY=Option("linear"), INVENTORY_ENABLED=Option([INVENTORY, "auto"], "cfg")
+            ),
+            "the inventory plugin fatline.core.yaml (cfg): YAML files only",
+        ),
     ],
 )
 def test_every_door_is_recognised(facts: Facts, words: str) -> None:
     assert words in texts(facts, GOOD)
     assert texts(facts, FAULT) == ""
+
+
+def test_whether_the_yaml_loader_serves_is_told() -> None:
+    assert "YAML files are parsed by Fatline's loader" in texts(CONFIGURED, GOOD)
+    assert "other parameters" in texts(
+        replace(CONFIGURED, yaml_misfit="from_yaml has other parameters"), NOTE
+    )
+    assert "FATLINE_YAML is 0" in texts(replace(CONFIGURED, environment={"FATLINE_YAML": "0"}), NOTE)
+
+
+def test_the_line_for_inventories_is_shown_where_it_is_missing_or_comes_too_late() -> None:
+    assert "enable_plugins = " in texts(CONFIGURED, GOOD)
+    early = with_base(INVENTORY_ENABLED=Option(["script", INVENTORY, "auto", "yaml"], "cfg"))
+    assert "enable_plugins" not in texts(early, GOOD) + texts(early, NOTE)
+    late = with_base(INVENTORY_ENABLED=Option(["auto", INVENTORY, "yaml"], "cfg"))
+    assert "fatline.core.yaml is enabled after auto (cfg)" in texts(late, NOTE)
 
 
 @pytest.mark.parametrize(("value", "disabled"), [("1", True), ("0", False), ("", False)])
