@@ -5,6 +5,9 @@ PYTHON ?= python3
 SECONDS ?= 60
 BENCH ?=
 TESTS ?= tests
+MATRIX ?=
+CHECKOUT ?=
+CONFORMANCE ?=
 export PYTHON
 export CI
 
@@ -22,7 +25,7 @@ SOURCES := $(shell find csrc fatline bootstrap ansible_plugins -type f \
 C_FILES := $(shell find csrc tests -name '*.[ch]')
 CORE_C := $(shell find csrc/core -name '*.c')
 
-.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize fuzz py-test fidelity bench yaml-matrix micro-bench clean
+.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize fuzz py-test fidelity lab matrix conformance bench yaml-matrix micro-bench clean
 
 help: ## this list
 	@echo "Usage: make TARGET [VARIABLE=value]"
@@ -31,6 +34,7 @@ help: ## this list
 		while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) for the virtual environment; SECONDS=$(SECONDS) for fuzz;"
+	@echo "MATRIX='--target sid-3.14' for matrix; CHECKOUT and CONFORMANCE for conformance;"
 	@echo "TESTS=tests/unit/test_x.py for py-test; BENCH='--scenario all --runs 3' for bench."
 
 demo: $(STAMPS)/installed ## run a playbook under stock Ansible and under Fatline, print both times
@@ -94,6 +98,16 @@ yaml-matrix: ## compare YAML loading with ansible-core 2.14, 2.18, 2.19 and 2.22
 	@.ci/system-packages build
 	@.ci/yaml-matrix build/yaml-matrix
 
+# Debian releases as targets and controllers, kept in $FATLINE_LAB or ~/.cache/fatline-lab: docs/lab.md.
+lab: $(STAMPS)/lab ## build the lab's roots and controllers; needs root
+	@$(BIN)/python tests/lab/lab.py build
+
+matrix: $(STAMPS)/lab ## every controller with every target, with the options in MATRIX; needs root
+	@$(BIN)/python tests/lab/matrix.py $(MATRIX)
+
+conformance: $(STAMPS)/lab ## ansible-core's own integration targets, from CHECKOUT; needs root
+	@$(BIN)/python tests/conformance/run $(or $(CHECKOUT),$(error CHECKOUT is not set: a source tree of ansible-core, or a version such as 2.18.6)) $(CONFORMANCE)
+
 bench: $(STAMPS)/bench ## fatline bench with the options in BENCH
 	@$(BIN)/fatline bench $(BENCH)
 
@@ -126,6 +140,10 @@ $(STAMPS)/tools: $(STAMPS)/installed
 $(STAMPS)/bench: $(STAMPS)/installed
 	@echo "Installing what is compared with"
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'fatline[bench]'
+	@touch $@
+
+$(STAMPS)/lab: $(STAMPS)/tools
+	@.ci/system-packages lab
 	@touch $@
 
 build/%/build.ninja: | $(STAMPS)/tools

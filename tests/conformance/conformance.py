@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Run ansible-core's own integration targets over ssh, under stock and under Fatline, and compare.
+
+The targets come from an unpacked source tree of ansible-core (a checkout at a tag, or a source distribution),
+which stays outside of this repository. Each run of a target gets a fresh host and a controller whose writes
+go nowhere, so that no target sees another's traces and this machine sees none. What fails under stock is
+noted and not run further; everything else must pass under every configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "lab"))
+
+import cores  # noqa: E402
+import roots  # noqa: E402
+from hosts import Host  # noqa: E402
+from places import NICENESS, LabError, cache, run, say  # noqa: E402
+
+from fatline.cli.sandbox import Keys  # noqa: E402
+
+LIST = HERE / "targets.txt"
+SECONDS = 300
+ADDRESS = "127.77.1.1"
+
+PASSED, FAILED, TIMED_OUT = "passed", "failed", "timed out"
+
+CONFIGURATIONS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    # environment, variables of the inventory
+    "stock": ({"FATLINE_DISABLE": "1"}, {}),
+    "strategy": ({"ANSIBLE_STRATEGY": "fatline.core.linear"}, {}),
+    "connection": ({}, {"ansible_connection": "fatline.core.ssh"}),
+    "callback": ({"ANSIBLE_CALLBACKS_ENABLED": "fatline.core.fatline"}, {}),
+}
+
+# Pythons that run the controllers of a release series; the newest releases want new ones.
+_SERIES = {core.name: core for core in cores.CORES.values() if core.requirement}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one target ended under one configuration."""
+
+    verdict: str
+    seconds: float
+    accelerated: int = 0
+    """Commands that agents served, in all runs of ansible within the target that told."""
+    commands: int = 0
+
+
+class Tree:
+    """An unpacked source tree of ansible-core."""
+
+    def __init__(self, folder: Path) -> None:
+        """LabError if it is none."""
+        self.folder = folder.resolve()
+        self.integration = self.folder / "test" / "integration"
+        release = self.folder / "lib" / "ansible" / "release.py"
+        if not (self.integration / "targets").is_dir() or not release.exists():
+            raise LabError(f"{folder} is not a source tree of ansible-core with its integration tests")
+        found = re.search(r"^__version__ = '([^']+)'", release.read_text(), re.MULTILINE)
+        if found is None:
+            raise LabError(f"{release} does not say its version")
+        self.version = found[1]
+
+    @classmethod
+    def named(cls, name: str) -> Tree:
+        """A folder, or a version whose source distribution pip brings into the lab's cache."""
+        if os.path.isdir(name):
+            return cls(Path(name))
+        if not re.fullmatch(r"\d+\.\d+\.\d+\w*", name):
+            raise LabError(f"{name} is neither a folder nor a version of ansible-core")
+        place = cache() / "checkouts"
+        if not (place / f"ansible_core-{name}").is_dir():
+            _unpack(name, place)
+        return cls(place / f"ansible_core-{name}")
+
+    def controller(self) -> cores.Controller:
+        """A controller with exactly this version."""
+        series = ".".join(self.version.split(".")[:2])
+        if series not in _SERIES:
+            raise LabError(f"the lab knows no interpreter for ansible-core {series}")
+        like = _SERIES[series]
+        core = cores.Core(f"conformance-{self.version}", f"ansible-core=={self.version}", like.pythons)
+        return cores.build(core)
+
+    def has(self, target: str) -> bool:
+        """Whether this release has a target of that name."""
+        return (self.integration / "targets" / target).is_dir()
+
+    def script(self, target: str) -> bool:
+        """Whether the target is a script; the others are roles."""
+        return (self.integration / "targets" / target / "runme.sh").exists()
+
+    def aliases(self, target: str) -> list[str]:
+        """What the target's author says about it."""
+        path = self.integration / "targets" / target / "aliases"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [words for line in lines if (words := line.partition("#")[0].strip())]
+
+
+def _unpack(version: str, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache()) as name:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+        pip += ["--ignore-requires-python", "--no-binary=:all:", f"--dest={name}", f"ansible-core=={version}"]
+        run(pip, f"source distribution of ansible-core {version}")
+        for path in Path(name).glob("*.tar.gz"):
+            with tarfile.open(path) as archive:
+                archive.extractall(name, filter="data")
+        for folder in Path(name).glob("ansible*core-*/"):
+            shutil.move(folder, place / f"ansible_core-{version}")
+
+
+class Runner:
+    """Runs targets of one tree; a context manager that leaves nothing but its logs."""
+
+    def __init__(
+        self, tree: Tree, controller: cores.Controller, root: roots.Root, logs: Path, seconds: float
+    ) -> None:
+        """Build the root first: LabError says why that cannot be."""
+        self._tree = tree
+        self._root = root
+        self._logs = logs
+        self._seconds = seconds
+        self._controller = controller
+        roots.build(root)
+        self._directory = Path(tempfile.mkdtemp(prefix="fatline-conf-"))
+        self._keys = Keys.generate(self._directory / "keys")
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def run(self, target: str, configuration: str) -> Result:
+        """Run a target once, on a host that has no past."""
+        with Host(self._root, self._directory / "host", self._keys, name="testhost", address=ADDRESS) as host:
+            tree = self._directory / "tree"
+            shutil.copytree(self._tree.folder / "test", tree / "test", symlinks=True)
+            (tree / "state").mkdir()
+            try:
+                return self._run(target, configuration, host, tree)
+            finally:
+                shutil.rmtree(tree)
+
+    def _run(self, target: str, configuration: str, host: Host, tree: Path) -> Result:
+        environment, variables = CONFIGURATIONS[configuration]
+        inventory = tree / "test" / "integration" / "inventory"
+        _write_inventory(inventory, {**host.variables("root"), **_VARIABLES, **variables})
+        log = self._logs / f"{target}-{configuration}.log"
+        begun = time.monotonic()
+        with open(log, "wb") as output:
+            codes = [
+                self._step(name, tree, environment, output, self._seconds - (time.monotonic() - begun))
+                for name in (*_setups(self._tree.aliases(target)), target)
+                if self._tree.has(name)
+            ]
+        verdict = TIMED_OUT if codes[-1] is None else FAILED if codes[-1] else PASSED
+        counts = re.findall(r"fatline: accelerated (\d+) of (\d+) commands", log.read_text(errors="replace"))
+        accelerated, commands = (sum(int(pair[place]) for pair in counts) for place in (0, 1))
+        return Result(verdict, round(time.monotonic() - begun, 1), accelerated, commands)
+
+    def _step(
+        self, target: str, tree: Path, environment: dict[str, str], output: object, seconds: float
+    ) -> int | None:
+        """Run one target to its end; its status, None if it took too long."""
+        integration = tree / "test" / "integration"
+        if self._tree.script(target):
+            program, folder = ["./runme.sh", "-v"], integration / "targets" / target
+        else:
+            program, folder = self._role(target, integration), integration
+        results = tree / "results"
+        results.mkdir(exist_ok=True)
+        whole = {
+            **_ENVIRONMENT,
+            **_supplements(tree),
+            **self._controller.environment(),
+            "STATE": str(tree / "state"),
+            "ANSIBLE_CONFIG": str(tree / "test/lib/ansible_test/_data/ansible.cfg"),
+            "ANSIBLE_PLAYBOOK_DIR": str(folder),
+            "OUTPUT_DIR": str(results),
+            "JUNIT_OUTPUT_DIR": str(results),
+            "INVENTORY_PATH": str(integration / "inventory"),
+            **({} if self._tree.script(target) else {"ANSIBLE_ROLES_PATH": str(integration / "targets")}),
+            **environment,
+        }
+        command = cores.in_root(Path("/"), program, [self._directory], overlay=True)
+        process = subprocess.Popen(
+            ["nice", "-n", str(NICENESS), *command],
+            cwd=folder,
+            env=whole,
+            stdin=subprocess.DEVNULL,
+            stdout=output,  # type: ignore[call-overload]
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            return process.wait(max(seconds, 1))
+        except subprocess.TimeoutExpired:
+            # The process of this id is unshare: everything in its namespaces goes with it.
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return None
+
+    def _role(self, target: str, integration: Path) -> list[str]:
+        play = {
+            "hosts": "testhost",
+            "gather_facts": "gather_facts/no" not in self._tree.aliases(target),
+            "vars": {"output_dir": str(integration.parents[1] / "results")},
+            "roles": [target],
+        }
+        playbook = integration / f"{target}-target.yml"
+        playbook.write_text(json.dumps([play]))
+        return ["ansible-playbook", playbook.name, "-i", "inventory", "-v"]
+
+
+_VARIABLES = {"ansible_python_interpreter": "/usr/bin/python3", "ansible_pipelining": "yes"}
+
+# What ansible-core's own test runner sets, as far as targets rely on it.
+_ENVIRONMENT = {
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "USER": "root",
+    "PAGER": "/bin/cat",
+    "ANSIBLE_PYTHON_MODULE_RLIMIT_NOFILE": "1024",
+    "ANSIBLE_FORCE_COLOR": "false",
+    "ANSIBLE_FORCE_HANDLERS": "true",
+    "ANSIBLE_HOST_PATTERN_MISMATCH": "error",
+    "ANSIBLE_INVENTORY": "/dev/null",
+    "ANSIBLE_DEPRECATION_WARNINGS": "false",
+    "ANSIBLE_HOST_KEY_CHECKING": "false",
+    "ANSIBLE_RETRY_FILES_ENABLED": "false",
+    "ANSIBLE_LIBRARY": "/dev/null",
+    "ANSIBLE_DEVEL_WARNING": "false",
+    "FATLINE_SUMMARY": "1",
+}
+
+
+def _supplements(tree: Path) -> dict[str, str]:
+    """Plugins that only the tests have."""
+    plugins = tree / "test" / "support" / "integration" / "plugins"
+    kinds = {"modules": "ANSIBLE_LIBRARY", "module_utils": "ANSIBLE_MODULE_UTILS"}
+    folders = [path for path in plugins.iterdir() if path.is_dir()] if plugins.is_dir() else []
+    return {
+        kinds.get(path.name, f"ANSIBLE_{path.name.upper()}_PLUGINS"): str(path)
+        for path in folders
+        if path.name in kinds
+        or path.name in ("action", "filter", "lookup", "test", "inventory", "connection")
+    }
+
+
+def _setups(aliases: Sequence[str]) -> Iterator[str]:
+    """Targets that are to run ahead of one."""
+    for alias in aliases:
+        kind, _, name = alias.rpartition("/")
+        if kind in ("setup/once", "setup/always"):
+            yield name
+
+
+def _write_inventory(path: Path, variables: dict[str, str | int]) -> None:
+    words = " ".join(f"{key}={json.dumps(str(value))}" for key, value in variables.items())
+    path.write_text(f"testhost {words}\n[testgroup]\ntesthost\n")
+
+
+class Book:
+    """Results that are kept from run to run, one file for each version and root."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what is there."""
+        self._path = path
+        self._rows: dict[str, dict[str, Result]] = {}
+        if path.exists():
+            for target, row in json.loads(path.read_text()).items():
+                self._rows[target] = {name: Result(**result) for name, result in row.items()}
+
+    def get(self, target: str, configuration: str) -> Result | None:
+        """A result, if there is one."""
+        return self._rows.get(target, {}).get(configuration)
+
+    def put(self, target: str, configuration: str, result: Result) -> None:
+        """Keep a result, at once."""
+        self._rows.setdefault(target, {})[configuration] = result
+        rows = {name: {key: asdict(value) for key, value in row.items()} for name, row in self._rows.items()}
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+        new.rename(self._path)
+
+    def table(self, targets: Sequence[str], configurations: Sequence[str]) -> str:
+        """The results in Markdown."""
+        lines = [
+            "| target | " + " | ".join(configurations) + " |",
+            "| --- " * (len(configurations) + 1) + "|",
+        ]
+        for target in targets:
+            results = [self.get(target, name) for name in configurations]
+            lines.append(f"| {target} | " + " | ".join(map(_cell, results)) + " |")
+        return "\n".join(lines)
+
+
+def _cell(result: Result | None) -> str:
+    if result is None:
+        return ""
+    counts = f", {result.accelerated} of {result.commands}" if result.commands else ""
+    return f"{result.verdict}{counts}"
+
+
+def listed() -> list[str]:
+    """The committed list of targets."""
+    lines = (line.partition("#")[0].strip() for line in LIST.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def main() -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "tree", metavar="CHECKOUT", help="source tree of ansible-core, or a version for pip to bring"
+    )
+    parser.add_argument("--config", action="append", choices=CONFIGURATIONS, help="beside stock (repeatable)")
+    parser.add_argument("--only", action="append", metavar="TARGET", help="this target (repeatable)")
+    parser.add_argument("--root", choices=roots.ROOTS, default="bookworm", help="what the host is (bookworm)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"limit for one target ({SECONDS})")
+    parser.add_argument("--resume", action="store_true", help="run only what has no result yet")
+    parser.add_argument("--show", action="store_true", help="run nothing, print the results that there are")
+    options = parser.parse_args()
+    try:
+        tree = Tree.named(options.tree)
+        place = cache() / "conformance" / f"{tree.version}-{options.root}"
+        place.mkdir(parents=True, exist_ok=True)
+        book = Book(place / "results.json")
+        targets = [name for name in options.only or listed() if tree.has(name)]
+        configurations = ["stock", *(name for name in options.config or ("strategy",) if name != "stock")]
+        if not options.show:
+            controller, root = tree.controller(), roots.ROOTS[options.root]
+            with Runner(tree, controller, root, place, options.seconds) as runner:
+                run_all(runner, book, targets, configurations, options.resume)
+    except LabError as error:
+        print(f"conformance: {error}", file=sys.stderr)
+        return 2
+    print(f"ansible-core {tree.version}, host: {options.root}\n\n{book.table(targets, configurations)}")
+    return verdict(book, targets, configurations)
+
+
+def run_all(
+    runner: Runner, book: Book, targets: Sequence[str], configurations: Sequence[str], resume: bool
+) -> None:
+    """Run targets under stock and, where that passes, under the other configurations."""
+    for target in targets:
+        for name in configurations:
+            kept = book.get(target, name)
+            # What stock does is asked once: it does not change with Fatline.
+            if kept is None or not (resume or name == "stock"):
+                kept = runner.run(target, name)
+                book.put(target, name, kept)
+                say(f"{target}: {name}: {_cell(kept)} ({kept.seconds} s)")
+            if name == "stock" and kept.verdict != PASSED:
+                break
+
+
+def verdict(book: Book, targets: Sequence[str], configurations: Sequence[str]) -> int:
+    """Print the sums; the exit status."""
+    passed = [target for target in targets if (kept := book.get(target, "stock")) and kept.verdict == PASSED]
+    print(f"\nstock passes {len(passed)} of {len(targets)}")
+    status = 0
+    for name in configurations[1:]:
+        results = {target: kept for target in passed if (kept := book.get(target, name))}
+        lost = [target for target, kept in results.items() if kept.verdict != PASSED]
+        print(f"{name} passes {len(results) - len(lost)} of these {len(passed)}" +
+              (f"; not: {', '.join(lost)}" if lost else ""))  # fmt: skip
+        status |= bool(lost) or len(results) < len(passed)
+    return int(status)
