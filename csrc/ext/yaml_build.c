@@ -83,6 +83,21 @@ marked(const struct builder *builder, const struct fl_yaml_node *node,
     return object;
 }
 
+/*
+ * Steals `object`, which may be NULL. What is noted on a scalar is text and
+ * numbers, which cannot lead back to it, and a large inventory has a million
+ * scalars: the collector need not visit them, nor write into their pages in
+ * every forked worker.
+ */
+static PyObject *
+uncollected(PyObject *object)
+{
+    if (object != NULL && PyObject_IS_GC(object)) {
+        PyObject_GC_UnTrack(object);
+    }
+    return object;
+}
+
 /* Steals `value`, which may be NULL: the profile's subclass of it, marked. */
 static PyObject *
 subclassed(const struct builder *builder, const struct fl_yaml_node *node,
@@ -100,7 +115,7 @@ subclassed(const struct builder *builder, const struct fl_yaml_node *node,
         object = type->tp_new(type, arguments, NULL);
         Py_DECREF(arguments);
     }
-    return marked(builder, node, kind, object);
+    return uncollected(marked(builder, node, kind, object));
 }
 
 static PyObject *

@@ -102,11 +102,7 @@ new_origin(struct fl_ext_yaml_marker *marker, unsigned long line,
         Py_DECREF(origin);
         return NULL;
     }
-    /*
-     * Text and numbers cannot lead back to it, and a large inventory has a
-     * million of them: the collector need not visit them, nor write into
-     * their pages in every forked worker.
-     */
+    /* Text and numbers cannot lead back to it; see uncollected(). */
     PyObject_GC_UnTrack(origin);
     return origin;
 }
@@ -148,7 +144,7 @@ new_tags(struct fl_ext_yaml_marker *marker, bool with_extra,
     }
     Py_XDECREF(origin);
     if (tags != NULL) {
-        PyObject_GC_UnTrack(tags); /* as the origin */
+        PyObject_GC_UnTrack(tags);
     }
     return tags;
 }
