@@ -25,6 +25,7 @@ import abc
 import contextlib
 import functools
 import hashlib
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -143,12 +144,14 @@ class TagFamily(Family):
         from ansible._internal._datatag import _tags
         from ansible._internal._errors import _error_utils
         from ansible._internal._json._profiles import _legacy
-        from ansible._internal._yaml import _loader
+        from ansible._internal._yaml import _constructor, _loader
         from ansible.module_utils._internal import _datatag
 
         self._tags = _tags
         self._tag_helper = _datatag.AnsibleTagHelper
         self._decoder = _legacy.Decoder
+        parameters = inspect.signature(_constructor.AnsibleConstructor.__init__).parameters
+        self._notes_secrets = set(parameters) != {"self", "origin", "trusted_as_template"}
         self._redacted = _error_utils.RedactAnnotatedSourceContext
         super().__init__(
             _loader.AnsibleLoader,
@@ -181,8 +184,8 @@ class TagFamily(Family):
             return self._load_yaml(data, origin)
 
     def _load_yaml(self, data: Any, origin: Any) -> Any:
-        if self._tags.SourceWasEncrypted.is_tagged_on(data):
-            raise NotHandled("the source was encrypted: core may have to note its secrets")
+        if self._notes_secrets and self._tags.SourceWasEncrypted.is_tagged_on(data):
+            raise NotHandled("the source was encrypted, and core notes what was secret in it")
         text = self._tag_helper.untag(data)
         if type(text) not in (str, bytes):
             raise NotHandled(f"{type(text).__name__} is not what core's loader reads")

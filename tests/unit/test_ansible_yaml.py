@@ -16,6 +16,7 @@ import pytest
 import yaml
 from ansible import constants
 from ansible.parsing.utils.yaml import from_yaml
+from ansible.parsing.yaml.loader import AnsibleLoader
 from ansible.utils.display import Display
 
 from fatline.ansible import yaml_compare, yaml_loader, yaml_versions
@@ -258,9 +259,17 @@ def test_origin_within_a_file(spoken: Spoken) -> None:
 
 
 @tagged
-def test_encrypted_sources_are_left_to_core() -> None:
-    with pytest.raises(yaml_loader.NotHandled, match="encrypted"):
-        yaml_loader.load(SourceWasEncrypted().tag(source("[x]", True)))
+def test_encrypted_sources() -> None:
+    """Where core notes their secrets (2.22), it loads them."""
+    data = SourceWasEncrypted().tag(source("a: [x, 1000]", True))
+    try:
+        loaded = yaml_loader.load(data)
+    except yaml_loader.NotHandled as reason:
+        assert "secret" in str(reason)
+        assert hasattr(AnsibleLoader(data), "_sensitive_source_data")
+    else:
+        assert yaml_compare.difference(loaded, from_yaml(data)) == ""
+        assert not hasattr(AnsibleLoader(data), "_sensitive_source_data")
 
 
 @pytest.mark.skipif(Origin is not None, reason="from 2.19 on secrets have nothing to do with loading")
