@@ -43,10 +43,15 @@ def activate(plugin_file: str | None = None) -> bool:
             display.warning(f"fatline is not active: {trouble}")
             return False
         _map_connections()
-        _spare_the_workers()
         atexit.register(_at_exit, os.getpid())
         run.begin()
         return True
+
+
+def begin_play(play: Any, play_context: Any) -> None:
+    """Start connecting a play's hosts; look up meanwhile what every worker would look up for itself."""
+    ahead.connect(play, play_context)
+    _spare_the_workers()
 
 
 def print_summary() -> None:
@@ -85,10 +90,11 @@ def _map_connections() -> None:
     connection_loader.get_with_context = get_with_context
 
 
+@functools.cache
 def _spare_the_workers() -> None:
     """Do once what every forked worker would do again: imports, and names that stay the same."""
     versions.preload()
-    imports.install()
+    imports.install().refresh()
     templates.install()
     keys.control_path(b"")
 

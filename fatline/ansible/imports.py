@@ -49,13 +49,12 @@ class Memory:
     """The findings that are known, and the file that keeps them."""
 
     def __init__(self, path: Path | None) -> None:
-        """Start with what the file holds; None keeps nothing beyond this process."""
+        """Know nothing yet; without a path nothing is kept beyond this process."""
         self._path = path
         self._found: dict[Key, Found] = {}
         self._digests: set[bytes] = set()
         self._seen: tuple[int, int] | None = None
         self._unsaved = False
-        self.refresh()
 
     def knows(self, digest: bytes) -> bool:
         """Say whether a file of this digest has been looked at, whatever its name was."""
@@ -98,17 +97,19 @@ class Memory:
                 _replace(self._path, data)
 
 
-def install() -> None:
-    """Let core's payload builder ask the memory first; nothing, where core is not as we know it."""
+@functools.cache
+def install() -> Memory:
+    """Let core's payload builder ask the memory first; it is not asked where core is not as we know it."""
+    memory = Memory(_memory_path())
     finder = module_common.ModuleDepFinder
     parameters = list(inspect.signature(finder.__init__).parameters)
-    if parameters not in _FORMS or hasattr(module_common.recursive_finder, "fatline"):
-        return
-    memory = Memory(_memory_path())
+    if parameters not in _FORMS:
+        return memory
     if parameters == _FORMS[0]:
         module_common.compile = functools.partial(_compile, memory)
     finder.__init__ = _remembering(memory, finder.__init__)
     module_common.recursive_finder = _saving(memory, module_common.recursive_finder)
+    return memory
 
 
 def _saving(memory: Memory, recursive_finder: Any) -> Any:
@@ -120,7 +121,6 @@ def _saving(memory: Memory, recursive_finder: Any) -> Any:
         finally:
             memory.save()
 
-    find_all.fatline = True  # type: ignore[attr-defined]
     return find_all
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fatline.ansible import ahead
-from fatline.ansible.activate import activate
+from fatline.ansible.activate import activate, begin_play
 
 
 class FatlineStrategy:
@@ -24,5 +23,5 @@ class FatlineStrategy:
         """Run the play as core does, under the name that core knows (ansible fact 31)."""
         iterator._play.strategy = self.stock_name
         if self._fatline_active:
-            ahead.connect(iterator._play, play_context)
+            begin_play(iterator._play, play_context)
         return super().run(iterator, play_context)  # type: ignore[misc]

@@ -95,10 +95,13 @@ def test_a_broken_file_is_as_good_as_none(directory: Path, content: bytes) -> No
     path = directory / "imports-x"
     path.write_bytes(content)
     memory = Memory(path)
+    memory.refresh()
     assert not memory.knows(bytes(32))
     memory.add((bytes(32), "a.b", False), (frozenset(), frozenset()))
     memory.save()
-    assert Memory(path).knows(bytes(32))
+    again = Memory(path)
+    again.refresh()
+    assert again.knows(bytes(32))
 
 
 def test_two_processes_add_to_each_other_s_findings(directory: Path) -> None:

@@ -33,8 +33,7 @@ from typing import Any
 
 from ansible.plugins.callback import CallbackBase
 
-from fatline.ansible import ahead
-from fatline.ansible.activate import activate, print_summary
+from fatline.ansible.activate import activate, begin_play, print_summary
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -58,7 +57,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Connect the batch's hosts while core prepares the first task."""
         if self._active:
-            ahead.connect(play, self._play_context)
+            begin_play(play, self._play_context)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Print the summary, if asked."""
