@@ -99,13 +99,21 @@ def load(path: Path) -> Case:
     if not lines or not lines[0].startswith("# "):
         raise CaseError(f"{path}: the first line says what the case shows")
     try:
-        header = yaml.safe_load("\n".join(line[2:] for line in lines if line.startswith("#:"))) or {}
+        header = _header([line[3:] for line in lines if line.startswith("#:")])
     except yaml.YAMLError as error:
         raise CaseError(f"{path}: the header is not YAML: {error}") from None
     unknown = header.keys() - Case.__dataclass_fields__.keys()
     if unknown:
         raise CaseError(f"{path}: unknown words in the header: {sorted(unknown)}")
     return Case(path, **{key: _frozen(value) for key, value in header.items()})
+
+
+def _header(lines: list[str]) -> dict[str, Any]:
+    """Read a header: a mapping, before which there may be short ones, each in braces on a line of its own."""
+    found: dict[str, Any] = {}
+    while lines and lines[0].startswith("{"):
+        found |= yaml.safe_load(lines.pop(0))
+    return found | (yaml.safe_load("\n".join(lines)) or {})
 
 
 def _frozen(value: Any) -> Any:

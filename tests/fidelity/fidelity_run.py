@@ -188,8 +188,8 @@ def _variants(case: Case, pipelining: str) -> list[Variant]:
         **PIPELINING[pipelining],
     }
     found = [Variant("stock", shared | {"FATLINE_DISABLE": "1"})]
-    for door in case.doors:
-        own = dict(DOORS[door if door != "strategy" else "strategy"])
+    for door in os.environ.get("DOORS", "").split() or case.doors:
+        own = dict(DOORS[door])
         if door == "strategy":
             own["ANSIBLE_STRATEGY"] = f"fatline.core.{case.strategy}"
         if "ANSIBLE_CALLBACKS_ENABLED" in own:

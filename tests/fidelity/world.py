@@ -250,9 +250,11 @@ class World:
             try:
                 process.wait(timeout)
             except subprocess.TimeoutExpired:
+                running = "\n".join(self.processes())
                 process.kill()
                 process.wait()
-                raise WorldError(f"not within {timeout} s: {shlex.join(command)}\n{_text(output)}") from None
+                said = f"{_text(output)}{_text(errors)}\nprocesses:\n{running}"
+                raise WorldError(f"not within {timeout} s: {shlex.join(command)}\n{said}") from None
             return Finished(process.returncode, _text(output), _text(errors))
 
     def shell(self, text: str, *, timeout: float = 60.0) -> None:

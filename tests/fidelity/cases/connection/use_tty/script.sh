@@ -1,0 +1,3 @@
+#!/bin/sh
+tty
+echo err >&2

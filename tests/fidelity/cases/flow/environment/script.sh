@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "$FROM_PLAY|$FROM_TASK"

@@ -1,0 +1,4 @@
+#!/usr/bin/env python
+# WANT_JSON
+import json, sys
+print(json.dumps({"changed": False, "executable": sys.executable}))

@@ -1,0 +1,5 @@
+from ..shallow import shallow
+
+
+def deep(text):
+    return text + shallow()
