@@ -80,6 +80,11 @@ class Job:
     """What the become plugin made of it, if it did."""
 
     @property
+    def runs_module(self) -> bool:
+        """Whether a module is run: one that is the command's input, or a file that was copied before."""
+        return bool(self.in_data) or payload.runs_file(self.plain_command)
+
+    @property
     def plain_command(self) -> str:
         """The command line as it would be without become."""
         if self.wrapped is not None:
@@ -208,7 +213,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
             result, reason = self._fl_on_agent(job, command.interpreter, attempt)
         except Refused as refused:
             return self._fl_refused(job, f"the agent refused a warm run: {refused.reason}")
-        self._fl_say(summary.WARM, reason, cold=not result.warm)
+        self._fl_say(summary.WARM, reason, cold=not result.warm, module=True)
         return self._fl_result(job, result.rc, result.stdout, result.stderr)
 
     def _fl_refused(self, job: Job, reason: str) -> Result:
@@ -259,7 +264,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
 
     def _fl_lost(self, job: Job, reason: str) -> NoReturn:
         """The connection broke under a command that may have run: UNREACHABLE (rule 13)."""
-        self._fl_say(summary.COMMAND, f"lost: {reason}")
+        self._fl_say(summary.COMMAND, f"lost: {reason}", module=job.runs_module)
         self._fl_raise_lost(job, f"fatline: {reason}".encode())
 
     # ---- commands through an attached agent --------------------------------------------------------
@@ -282,7 +287,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
             result = self._fl_attempt(job, client, agent, attempt)
         except (Refused, Dead) as error:
             raise Fallback(f"{reason}; the agent did not take it: {error}") from error
-        self._fl_say(summary.COMMAND, reason, cold=True)
+        self._fl_say(summary.COMMAND, reason, cold=True, module=job.runs_module)
         return self._fl_result(job, result.rc, result.stdout, result.stderr + closing)
 
     def _fl_find(self, link: Link, reason: str) -> tuple[Client, Agent]:
@@ -358,9 +363,9 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
             count = sum(agents.retire_all(client, name) for name in names)
             display.vvv(f"fatline: reset: {count} agents retired", host=self.fl_label())
 
-    def _fl_say(self, outcome: str, reason: str, *, cold: bool = False) -> None:
+    def _fl_say(self, outcome: str, reason: str, *, cold: bool = False, module: bool = False) -> None:
         """One line at -vvv (never a warning: rule 12), one count for the summary."""
-        run.current().count(outcome, reason if outcome == summary.STOCK else "")
+        run.current().count(outcome, "" if outcome == summary.WARM else reason, module)
         word = "cold" if cold else outcome
         display.vvv(f"fatline: {word}: {reason}", host=self.fl_label())
 

@@ -348,5 +348,14 @@ def parse_command(cmd: str) -> Command | None:
     return Command(interpreter, {_bytes(name): _bytes(value) for name, value in env.items()}, suffix)
 
 
+_FILE_RUN = re.compile(r"/ansible-tmp-[^/]+/(AnsiballZ_|async_wrapper)")
+
+
+def runs_file(cmd: str) -> bool:
+    """Say whether a command runs a module that has been copied, which stock does without pipelining."""
+    preparations = ("chmod ", "chown ", "setfacl ", "rm ")
+    return bool(_FILE_RUN.search(cmd)) and not any(f"'{word}" in cmd for word in preparations)
+
+
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")

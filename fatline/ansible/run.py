@@ -35,9 +35,9 @@ class Run:
         self._transient = AppendLog()
         self.summary_printed = False
 
-    def count(self, outcome: str, reason: str = "") -> None:
+    def count(self, outcome: str, reason: str = "", module: bool = False) -> None:
         """Count one command for the summary."""
-        self._ledger.record(outcome, reason)
+        self._ledger.record(outcome, reason, module)
 
     def totals(self) -> Totals:
         """Return the counts so far."""

@@ -167,7 +167,7 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
         self._fl_free_accounts(job, sudoable)
         outcome = self._fl_outcome(job)
         if isinstance(outcome, Fallback):
-            self._fl_say(summary.STOCK, str(outcome))
+            self._fl_say(summary.STOCK, str(outcome), module=job.runs_module)
             self._fl_hold(plan)
             return self._fl_stock(cmd, in_data, sudoable, checkrc)
         versions.close_sshpass_pipe(self)
@@ -186,7 +186,7 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
             self._fl_tell_verdict(job)
             return self._fl_run(job)
         except Finished as finished:
-            self._fl_say(summary.STOCK, "become: the escalation failed")
+            self._fl_say(summary.STOCK, "become: the escalation failed", module=job.runs_module)
             return finished.result
         except (Fallback, _SshFailed) as reason:
             return reason

@@ -25,6 +25,8 @@ class Totals:
     through_agent: int = 0
     booted: int = 0
     stock: Counter[str] = field(default_factory=Counter)
+    modules: Counter[str] = field(default_factory=Counter)
+    """How module runs went: ``warm``, or otherwise and why."""
 
     @property
     def accelerated(self) -> int:
@@ -55,15 +57,17 @@ class Ledger:
         """Open the record; call it before the first fork."""
         self._log = AppendLog()
 
-    def record(self, outcome: str, reason: str = "") -> None:
-        """Count one command; `outcome` is one of this module's four words."""
-        self._log.append([outcome, reason[:_REASON_MAX]])
+    def record(self, outcome: str, reason: str = "", module: bool = False) -> None:
+        """Count one command, which may run a module; `outcome` is one of this module's four words."""
+        self._log.append([outcome, reason[:_REASON_MAX], module])
 
     def totals(self) -> Totals:
         """Add up what has been recorded so far."""
         totals = Totals()
-        for outcome, reason in self._log.records():
+        for outcome, reason, module in self._log.records():
             totals.add(outcome, reason)
+            if module:
+                totals.modules[outcome if outcome == WARM else f"{outcome}: {reason}"] += 1
         return totals
 
     def close(self) -> None:

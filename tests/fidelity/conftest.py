@@ -40,11 +40,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     counts = config.stash.get(_counts, [])
     if not counts:
         return
-    reasons: Counter[str] = Counter()
+    modules: Counter[str] = Counter()
     for count in counts:
-        reasons.update(count["stock"])
-    warm, command = (sum(count[name] for count in counts) for name in ("warm", "command"))
+        modules.update(count["modules"])
+    warm = modules.pop("warm", 0)
+    total = warm + modules.total()
     terminalreporter.section("fidelity")
-    terminalreporter.write_line(f"{warm} warm, {command} through the agent, {reasons.total()} through stock")
-    for reason, number in reasons.most_common():
+    terminalreporter.write_line(f"{warm} of {total} module runs were warm ({warm / total:.1%}); the others:")
+    for reason, number in modules.most_common():
         terminalreporter.write_line(f"  {number:5d} {reason}")

@@ -62,6 +62,9 @@ class Case:
     order: str = "fixed"
     """``any`` where stock itself promises no order of tasks."""
 
+    racing: str = ""
+    """Why the number of attempts of an `until` is a matter of speed; attempts are not compared then."""
+
     volatile: dict[str, str] = field(default_factory=dict)
     """Further keys of results that no two runs have in common, each with its reason."""
 

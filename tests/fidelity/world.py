@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import select
 import shlex
 import shutil
 import stat
@@ -23,12 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 from fatline.cli.sandbox import Keys
 
 INIT = Path(__file__).with_name("world_init.py")
 
+START_SECONDS = 60.0
 QUIET_SECONDS = 20.0
 
 CONTROL = 4400
@@ -88,7 +91,7 @@ def trouble() -> str:
     """Say in words why no world can be made on this machine, or return an empty string."""
     if os.getuid() != 0:
         return "needs root: every variant gets namespaces of its own"
-    for program in ("unshare", "nsenter", "mount", "ip", "sudo", "sshd", "ssh-keygen"):
+    for program in ("unshare", "mount", "ip", "sudo", "sshd", "ssh-keygen"):
         if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
             return f"needs {program}"
     probe = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "true"]
@@ -174,23 +177,30 @@ class World:
             text=True,
             start_new_session=True,
         )
-        self._expect("made")
+        if self._answer(START_SECONDS) != "made":
+            self.close()
+            raise WorldError("the world was not made; standard error says why")
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         self._init_pid = int(children.read_text().split()[0])
         return self
 
     def start_server(self) -> None:
         """Let targets be reached from now on."""
-        assert self._process is not None and self._process.stdin is not None
-        self._process.stdin.write("start\n")
-        self._process.stdin.flush()
-        self._expect("up")
+        if self._order({"server": True}, START_SECONDS) != "up":
+            raise WorldError("sshd did not start")
 
-    def _expect(self, word: str) -> None:
+    def _order(self, order: Mapping[str, Any], timeout: float) -> str:
+        """Have the world's init do something; return its answer, which is empty if it is late."""
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return self._answer(timeout)
+
+    def _answer(self, timeout: float) -> str:
+        # One answer is read at a time, so nothing is left in the buffer when the descriptor is looked at.
         assert self._process is not None and self._process.stdout is not None
-        if self._process.stdout.readline().strip() != word:
-            self.close()
-            raise WorldError(f"the world is not {word}; standard error says why")
+        ready, _, _ = select.select([self._process.stdout], [], [], timeout)
+        return self._process.stdout.readline().strip() if ready else ""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -204,7 +214,11 @@ class World:
             return
         assert process.stdin is not None and process.stdout is not None
         process.stdin.close()
-        process.wait(QUIET_SECONDS)
+        try:
+            process.wait(QUIET_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         process.stdout.close()
         self._directory.rmdir()
 
@@ -226,36 +240,26 @@ class World:
 
         :raises WorldError: it did not end in time; the world is then of no more use.
         """
-        enter = ["nsenter", f"--target={self._init_pid}", "--mount", "--pid", "--net", "--uts", "--ipc"]
-        enter += [
-            f"--root={self.path('')}",
-            f"--wd={self.path(cwd)}",
-            f"--setuid={uid}",
-            f"--setgid={uid}",
-            "--",
-        ]
         with contextlib.ExitStack() as stack:
             # Files, because a connection that outlives the command may hold its output open.
-            output, errors, given = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+            given, output, errors = (stack.enter_context(tempfile.NamedTemporaryFile()) for _ in range(3))
             given.write((stdin or "").encode())
-            given.seek(0)
-            process = subprocess.Popen(
-                [*enter, *command],
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **(env or {})},
-                stdin=given,
-                stdout=output,
-                stderr=errors,
-                start_new_session=True,
-            )
-            try:
-                process.wait(timeout)
-            except subprocess.TimeoutExpired:
+            given.flush()
+            order = {
+                "argv": list(command),
+                "env": {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **(env or {})},
+                "cwd": cwd,
+                "uid": uid,
+                "stdin": given.name,
+                "stdout": output.name,
+                "stderr": errors.name,
+            }
+            status = self._order(order, timeout)
+            if not status:
                 running = "\n".join(self.processes())
-                process.kill()
-                process.wait()
                 said = f"{_text(output)}{_text(errors)}\nprocesses:\n{running}"
-                raise WorldError(f"not within {timeout} s: {shlex.join(command)}\n{said}") from None
-            return Finished(process.returncode, _text(output), _text(errors))
+                raise WorldError(f"not within {timeout} s: {shlex.join(command)}\n{said}")
+            return Finished(int(status), _text(output), _text(errors))
 
     def shell(self, text: str, *, timeout: float = 60.0) -> None:
         """Run a shell script as root; it must succeed."""

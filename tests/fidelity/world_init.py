@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The first process of a world (see `world`): makes its file system, starts its sshd, then collects orphans.
+"""The first process of a world (see `world`): makes its files, runs sshd and commands, collects orphans.
 
 Started in new mount, pid, network, uts and ipc namespaces as `world_init.py DIRECTORY SEED BIND...`. It says
-"made" on standard output, waits for a line, then starts sshd and says "up" when that listens. It ends, with
-everything in the world, when standard input closes.
-It stays outside the world's root, so that the layer is readable under /proc/PID/root/DIRECTORY/upper.
+"made", then takes orders, one JSON object a line, and answers each with a line when it is done:
+
+    {"server": true}                                                                       -> up
+    {"argv": [], "env": {}, "cwd": "", "uid": 0, "stdin": "", "stdout": "", "stderr": ""}  -> exit status
+
+It ends, with everything in the world, when its standard input closes. It stays outside the world's root, so
+that the layer is readable under /proc/PID/root/DIRECTORY/upper.
 """
 
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -16,6 +21,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 START_SECONDS = 20.0
 
@@ -29,15 +36,7 @@ def main(directory: str, seed: str, *binds: str) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     socket.sethostname("world")
     print("made", flush=True)
-    sys.stdin.readline()
-    server = subprocess.Popen(
-        ["/usr/sbin/chroot", root, shutil.which("sshd", path="/usr/sbin:/usr/local/sbin") or "sshd", "-D"],
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
-    )
-    wait_for_server(server)
-    print("up", flush=True)
-    keep_until_closed()
+    take_orders(root)
 
 
 def make_file_system(directory: str, seed: str, binds: tuple[str, ...]) -> str:
@@ -67,30 +66,84 @@ def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True, stdout=sys.stderr)
 
 
-def wait_for_server(server: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 22), 1):
-            return
-        if server.poll() is not None or time.monotonic() > deadline:
-            sys.exit("sshd did not start")
-        time.sleep(0.01)
-
-
-def keep_until_closed() -> None:
-    """Collect what ends without a parent, as an init does, until standard input closes."""
+def take_orders(root: str) -> None:
+    """Do what standard input says, and collect what ends without a parent, as an init does."""
     wake, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    awaited = 0
     while True:
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                continue
         ready, _, _ = select.select([0, wake], [], [])
+        if wake in ready:
+            os.read(wake, 512)
+            for pid, status in ended():
+                if pid == awaited:
+                    print(os.waitstatus_to_exitcode(status), flush=True)
         if 0 in ready:
+            line = sys.stdin.readline()
+            if not line:
+                return
+            order = json.loads(line)
+            if "argv" in order:
+                awaited = start(root, order)
+            else:
+                start_server(root)
+                print("up", flush=True)
+
+
+def ended() -> Iterator[tuple[int, int]]:
+    """Collect every child that has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            yield pid, status
+
+
+def start(root: str, order: dict[str, Any]) -> int:
+    """Start a command in a session of its own and return its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setsid()
+        given = os.open(order["stdin"], os.O_RDONLY)
+        output, errors = (os.open(order[name], os.O_WRONLY) for name in ("stdout", "stderr"))
+        for number, fd in enumerate((given, output, errors)):
+            os.dup2(fd, number)
+        os.closerange(3, 64)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.chroot(root)
+        os.chdir(order["cwd"])
+        os.setgroups([order["uid"]])
+        os.setgid(order["uid"])
+        os.setuid(order["uid"])
+        os.execvpe(order["argv"][0], order["argv"], order["env"])
+    except BaseException as error:
+        os.write(2, f"{error}\n".encode())
+    finally:
+        os._exit(127)
+
+
+def start_server(root: str) -> None:
+    """Start sshd and wait until it listens."""
+    command = [shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/sbin") or "sshd", "-D"]
+    nowhere = {"stdin": os.devnull, "stdout": os.devnull, "stderr": os.devnull}
+    pid = start(
+        root, {"argv": command, "env": {"PATH": "/usr/sbin:/usr/bin"}, "cwd": "/", "uid": 0, **nowhere}
+    )
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", 22), 1):
             return
-        os.read(wake, 512)
+        if not os.path.exists(f"/proc/{pid}") or time.monotonic() > deadline:
+            sys.exit("sshd did not start")
+        time.sleep(0.01)
 
 
 if __name__ == "__main__":

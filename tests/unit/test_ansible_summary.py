@@ -36,10 +36,13 @@ def test_records_of_many_forks_arrive_whole() -> None:
 def test_the_summary_counts_what_forks_did() -> None:
     ledger = Ledger()
     ledger.record(summary.BOOTED)
-    in_forks(3, lambda: [ledger.record(summary.WARM), ledger.record(summary.STOCK, "become")])
+    in_forks(
+        3, lambda: [ledger.record(summary.WARM, module=True), ledger.record(summary.STOCK, "become", True)]
+    )
     ledger.record(summary.COMMAND)
     totals = ledger.totals()
     assert (totals.accelerated, totals.commands, totals.booted) == (4, 7, 1)
+    assert totals.modules == {"warm": 3, "stock: become": 3}
     line = "fatline: accelerated 4 of 7 commands, 1 agent booted; stock: become x 3"
     assert summary.text(totals) == line
     ledger.close()

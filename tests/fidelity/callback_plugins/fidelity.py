@@ -120,5 +120,4 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._write("custom stats", custom=stats.custom)
         run = sys.modules.get("fatline.ansible.run")
         if run is not None:
-            totals = run.current().totals()
-            self._write("fatline", warm=totals.warm, command=totals.through_agent, stock=dict(totals.stock))
+            self._write("fatline", modules=dict(run.current().totals().modules))
