@@ -28,6 +28,7 @@ KEYS: dict[str, str] = {
     "inode": "each world has its own file system",
     "dev": "each world has its own file system",
     "pid": "process ids",
+    "child_pid": "process ids",
     "ansible_job_id": "random number and pid",
 }
 """Keys of results, at any depth, whose values no two runs have in common."""
@@ -39,10 +40,13 @@ TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"(ansible[._][\w.]*payload_)[0-9a-z_]{8}", r"\1N", "random letters"),
     (r"\bj?[0-9]{9,}\.[0-9]{1,7}\b", "JOB", "async job ids: random number and pid"),
     (r"/home/control/\.ansible/tmp/[^\s\"'/]+", "LOCAL-TMP", "random letters"),
-    (r"/tmp/(tmp|ansible)[0-9a-z_]{8}", r"/tmp/\1N", "random letters"),
+    (r"/(tmp|ansible)[0-9a-z_]{8}\b", r"/\1N", "random letters"),
     (r"\.ansible_tmp[0-9a-z_]{8}", ".ansible_tmpN", "random letters"),
     (r"(\w+)\.[0-9]+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", r"\1.BACKUP", "pid and time in names of backups"),
-    (r"^\.[0-9a-z_]{8}$", ".N", "random letters: the local file that `copy` makes of its content"),
+    (r"(^|/)\.[0-9a-z_]{8}$", r"\1.N", "random letters: the local file that `copy` makes of its content"),
+    (r"/dev/pts/\d+", "/dev/pts/N", "which terminals are free"),
+    (r"(?m)^ASYNC POLL on .*\n", "", "how often a job is asked is a matter of time"),
+    (r"currently used by process \d+", "currently used by process N", "process ids"),
     (r"BECOME-SUCCESS-[a-z]{32}", "BECOME-SUCCESS-N", "random letters"),
     (
         r"127\.0\.0\.(\d+) \d+ (127\.0\.0\.\d+ )?22\b",
@@ -110,6 +114,8 @@ class Normaliser:
         files = [*FILES, *(FILES_UNSET if pipelining == "unset" else ())]
         self._racing = bool(case.racing)
         self._keys = KEYS.keys() | case.volatile | ({"attempts"} if case.racing else set())
+        names = "|".join(map(re.escape, sorted(self._keys)))
+        self._printed = re.compile(rf'"({names})": ("(\\.|[^"\\])*"|-?[0-9.]+)')
         self._texts = [(re.compile(p), r) for p, r, _ in (*TEXTS, *case.replace)]
         self._files = [re.compile(pattern) for pattern in files]
         self._contents = [re.compile(pattern) for pattern in (*CONTENTS, *case.volatile_files)]
@@ -146,7 +152,7 @@ class Normaliser:
 
     def output(self, text: str) -> list[str]:
         """What was printed, in sections; where hosts race for the order of lines, that is made one order."""
-        text = self.text(text)
+        text = self._printed.sub(r'"\1": VOLATILE', self.text(text))
         if self._racing:
             text = re.sub(r"^FAILED - RETRYING.*\n", "", text, flags=re.MULTILINE)
         if self._any_order:
