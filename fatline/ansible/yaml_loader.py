@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from fatline import _native
 from fatline.ansible.yaml_versions import Family, NotHandled, family
 
 __all__ = ["NotHandled", "available", "load", "serving"]
@@ -34,8 +35,11 @@ def load(data: Any, file_name: Any = None, show_content: bool = True, vault_secr
         return found.load(data, file_name, show_content, vault_secrets)
     except NotHandled:
         raise
+    except _native.YamlError as error:
+        raise NotHandled(str(error)) from error
     except Exception as error:
-        raise NotHandled(str(error) or type(error).__name__) from error
+        # Not its words, which may repeat what an encrypted file says (rule 7).
+        raise NotHandled(f"{type(error).__name__} in code of ansible-core or Python") from error
 
 
 def serving(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -35,6 +35,8 @@ HANDLED = VECTORS["handled"] | {
     "long key": f"? {'k' * 2000}\n: v\n",
     "many keys": "\n".join(f"key{i}: value{i}" for i in range(3000)),
     "deep": "[" * 600 + "]" * 600,
+    "billion laughs": "a0: &a0 lol\n"
+    + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)),
 }
 
 # Each is left to core, which builds it or complains.
@@ -148,6 +150,13 @@ def test_bytes(data: bytes, spoken: Spoken) -> None:
     theirs, their_error = outcome(from_yaml, data)
     ours, our_error = outcome(yaml_loader.serving(from_yaml), data)
     assert (our_error, yaml_compare.difference(ours, theirs)) == (their_error, "")
+
+
+def test_reasons_tell_no_secrets() -> None:
+    for text in ("a: !!int secret", "a: 2001-99-99", "secret: 1\nsecret: {[secret]: 1}"):
+        with pytest.raises(yaml_loader.NotHandled) as caught:
+            yaml_loader.load(source(text, True))
+        assert "secret" not in str(caught.value) and "99" not in str(caught.value)
 
 
 def test_results_can_be_copied() -> None:
