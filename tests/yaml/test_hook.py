@@ -201,6 +201,8 @@ def test_everything_that_a_playbook_reads_is_served(switch: str, tmp_path: Path)
         text=True,
         timeout=120,
         check=False,
+        # Without a terminal of its own: some of core's commands would change the settings of ours.
+        start_new_session=True,
     )
     assert "one two three four" in done.stdout, done.stdout + done.stderr
     asked = tmp_path / "asked"

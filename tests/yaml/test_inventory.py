@@ -216,4 +216,6 @@ def run(directory: Path, configuration: str, *command: str) -> subprocess.Comple
         text=True,
         timeout=120,
         check=False,
+        # Without a terminal of its own: some of core's commands would change the settings of ours.
+        start_new_session=True,
     )

@@ -164,7 +164,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=60.0,
         metavar="S",
-        help="inventory: leave out what took longer than this when the next size comes (default: 60)",
+        help="inventory: leave out at the next size what took more processor seconds (default: 60)",
     )
     parser.add_argument(
         "--rtt", type=_milliseconds, default=0.0, metavar="MS", help="round-trip time, added by a relay"

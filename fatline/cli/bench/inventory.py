@@ -58,16 +58,18 @@ def measure(
 ) -> Iterator[list[Result]]:
     """Yield the results of each command at each size; RunFailed if a variant prints something else.
 
-    A variant of which a run took longer than `patience` seconds is left out at greater sizes.
+    A variant of which a run took more than `patience` seconds of processor time is left out at greater sizes.
     """
     with contextlib.ExitStack() as stack:
         controllers = [Controller(directory, variant) for variant in variants]
         for controller in controllers:
             stack.callback(controller.close)
         for size in sorted(sizes):
+            able = [controller for controller in controllers if controller.slowest <= patience]
+            if not able:
+                return
             inventory = write_inventory(directory / f"inventory{size}.yml", size)
             for name, command in COMMANDS.items():
-                able = [controller for controller in controllers if controller.slowest <= patience]
                 yield _run(name, command, inventory, size, able, runs, progress)
 
 
@@ -106,7 +108,7 @@ class Controller:
         """Write the configuration."""
         self.name = variant.name
         self.slowest = 0.0
-        """Wall time of the longest run so far."""
+        """Processor time of the longest run so far."""
         self._directory = directory / variant.name
         self._directory.mkdir()
         self._log = self._directory / "log"
@@ -127,7 +129,7 @@ class Controller:
             timeout=RUN_SECONDS,
             sample=sample,
         )
-        self.slowest = max(self.slowest, reading.wall_s)
+        self.slowest = max(self.slowest, reading.cpu_s)
         if reading.rc != 0:
             lines = self._log.read_text(errors="replace").splitlines()[-SHOWN_LOG_LINES:]
             shown = "\n".join(f"    {line}" for line in lines)

@@ -86,9 +86,9 @@ def _draw_growth(pyplot: Any, results: Sequence[Result]) -> Any:
     for variant in dict.fromkeys(result.variant for result in results):
         shown = [result for result in results if (result.scenario, result.variant) == (scenario, variant)]
         hosts = [result.hosts for result in shown]
-        time_axes.plot(hosts, [result.wall_s.median for result in shown], marker="o", label=variant)
+        time_axes.plot(hosts, [result.cpu_s.median for result in shown], marker="o", label=variant)
         memory_axes.plot(hosts, [result.peak_pss_kb / 1024 for result in shown], marker="o", label=variant)
-    time_axes.set_ylabel("wall time, s (median)")
+    time_axes.set_ylabel("processor time, s (median)")
     memory_axes.set_ylabel("peak memory, MiB")
     for axes in (time_axes, memory_axes):
         axes.set_xlabel("hosts")
