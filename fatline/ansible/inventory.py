@@ -8,11 +8,10 @@ and again. Here the same code of core's reads the file once, owns what it has re
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,32 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseFileInventoryPlugin
 from ansible.plugins.inventory.yaml import InventoryModule as StockInventory
 
-from fatline.ansible import dataloader_versions, yaml_hook
+from fatline.ansible import collector, dataloader_versions, yaml_hook
 from fatline.ansible.switches import disabled
 
 # A key of the outermost mapping, as people write it: at the beginning of a line, or first in a flow mapping.
 _PLUGIN_KEY = re.compile(rb"""^(?:\{\s*)?(["']?)plugin\1\s*:""", re.MULTILINE)
 
+# Hosts and group variables. Of less, the collector's work is not worth a thought.
+_LARGE = 1000
 
-class YamlInventory(StockInventory):  # type: ignore[misc]
+
+class _WithoutExtraVariables(BaseFileInventoryPlugin):  # type: ignore[misc]
+    """What core's plugin calls first, with its ``super().parse()``.
+
+    There core loads the variables of the command line, once for the whole process. A trial must not: it has
+    neither the passwords nor the directory for that.
+    """
+
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
+        """Begin as core does, or with nothing but the two objects."""
+        if isinstance(inventory, _Plan):
+            self.inventory, self.loader = inventory, loader
+        else:
+            super().parse(inventory, loader, path, cache)
+
+
+class YamlInventory(StockInventory, _WithoutExtraVariables):  # type: ignore[misc]
     """ansible-core's ``yaml`` inventory plugin, which does not load twice, copy or collect garbage.
 
     A file is loaded and gone through when core asks whether it can be (`verify_file`); what comes of it is
@@ -54,19 +71,22 @@ class YamlInventory(StockInventory):  # type: ignore[misc]
             return not _others_follow() and bool(super().verify_file(path))
         if not super().verify_file(path):
             return False
-        with garbage_collection_paused():
+        with collector.paused() as pause:
             try:
-                return self._prepare(path)
+                accepted = self._prepare(path)
             except Exception as error:
                 self.display.vvvv(f"fatline leaves {path} to the stock plugins: {error}")
                 return not _others_follow()
+            pause.keep = self._plan is not None and self._plan.is_large
+        return accepted
 
     def _prepare(self, path: str) -> bool:
         """Make the plan for a file, if that can be done without passwords; say whether it is ours."""
         content = _read(path)
         if content is None or _names_a_plugin(content):
             return not _others_follow()
-        if b"vault" not in content:
+        # A relative name is one with a comma in it. It is relative to what only the real loader knows.
+        if b"vault" not in content and os.path.isabs(path):
             plan = _Plan()
             super().parse(plan, _Uncopied(DataLoader(), path), path)
             self._plan = plan
@@ -78,13 +98,16 @@ class YamlInventory(StockInventory):  # type: ignore[misc]
         if disabled():
             super().parse(inventory, loader, path, cache)
             return
-        with garbage_collection_paused():
+        with collector.paused() as pause:
             if plan is None:
                 super().parse(inventory, _Uncopied(loader, path), path, cache)
                 self.loader = loader
-            else:
-                BaseFileInventoryPlugin.parse(self, inventory, loader, path)
-                plan.carry_out(inventory, super()._populate_host_vars)
+                return
+            if plan.is_large:
+                collector.keep_for(getattr(inventory, "__wrapped__", inventory))
+                pause.keep = True
+            BaseFileInventoryPlugin.parse(self, inventory, loader, path)
+            plan.carry_out(inventory, super()._populate_host_vars)
 
     def _populate_host_vars(self, hosts: Any, variables: Any, group: Any = None, port: Any = None) -> None:
         if isinstance(self.inventory, _Plan):
@@ -100,6 +123,7 @@ class _Plan:
     """
 
     def __init__(self) -> None:
+        self.is_large = False
         self._trial = InventoryData()
         self._steps: list[tuple[str, tuple[Any, ...]]] = []
 
@@ -123,6 +147,7 @@ class _Plan:
             if not host or not isinstance(host, str):
                 raise AnsibleParserError(f"not a host name: {host!r}")
         self._steps.append(("", (hosts, variables, group, port)))
+        self.is_large = len(self._steps) >= _LARGE
 
     def carry_out(self, inventory: Any, populate_hosts: Callable[..., None]) -> None:
         """Give it all to a real inventory."""
@@ -147,19 +172,6 @@ class _Uncopied:
         if file_name == self._path and not args and kwargs.get("cache") in (False, "none"):
             return dataloader_versions.load_uncopied(self._loader, file_name, kwargs)
         return self._loader.load_from_file(file_name, *args, **kwargs)
-
-
-@contextlib.contextmanager
-def garbage_collection_paused() -> Iterator[None]:
-    """Let nothing be collected meanwhile: what is built is kept, and looking through it is all in vain."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _read(path: str) -> bytes | None:

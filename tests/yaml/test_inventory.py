@@ -7,18 +7,20 @@ import gc
 import os
 import subprocess
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.inventory.host import Host
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible.plugins import loader as plugin_loader
 from inventories import SOURCES, VAULT_PASSWORD, Source
 
-from fatline.ansible import inventory, inventory_check
+from fatline.ansible import collector, inventory_check
 from fatline.cli.tools import ansible_command
 
 SECRETS = [("default", VaultSecret(VAULT_PASSWORD))]
@@ -120,22 +122,47 @@ def test_collection_of_garbage_goes_on_afterwards(tmp_path: Path) -> None:
 def test_garbage_collection_that_is_off_stays_off() -> None:
     gc.disable()
     try:
-        with inventory.garbage_collection_paused():
+        with collector.paused():
             pass
         assert not gc.isenabled()
     finally:
         gc.enable()
 
 
-def test_a_pipe_is_read_by_one_plugin_only(tmp_path: Path) -> None:
+def test_a_large_inventory_is_out_of_the_collector_s_sight_until_it_is_refreshed(tmp_path: Path) -> None:
+    start = tmp_path / "hosts.yml"
+    start.write_text("all:\n  hosts:\n" + "".join(f"    h{number}:\n" for number in range(2000)))
+    try:
+        with inventory_check.accelerated():
+            manager = InventoryManager(loader=DataLoader(), sources=[str(start)])
+            assert gc.get_freeze_count() > 2000
+            assert not any(isinstance(found, Host) for found in gc.get_objects())
+            hosts = [weakref.ref(host) for host in manager.hosts.values()]
+            manager.refresh_inventory()
+            assert len(manager.hosts) == 2000
+            assert not any(host() for host in hosts), "the old inventory is kept for ever"
+    finally:
+        gc.unfreeze()
+
+
+def test_a_small_inventory_is_not_worth_it(tmp_path: Path) -> None:
+    frozen = gc.get_freeze_count()
+    loaded(SOURCES["nested groups"].write(tmp_path))
+    assert gc.get_freeze_count() == frozen
+
+
+def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
     """As in `ansible -i <(command)`: whoever looks into it first would have it all."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_text, args=("all:\n  hosts:\n    a:\n",))
-    writer.start()
-    manager = loaded(str(pipe))
-    writer.join(timeout=30)
-    assert list(manager.hosts) == ["a"]
+    answers: list[bool] = []
+    with inventory_check.accelerated():
+        plugin = plugin_loader.inventory_loader.get(inventory_check.PLUGIN)
+        # Without a writer, opening it would take for ever.
+        asking = threading.Thread(target=lambda: answers.append(plugin.verify_file(str(pipe))), daemon=True)
+        asking.start()
+        asking.join(timeout=30)
+    assert answers == [False]
 
 
 def test_switched_off_it_leaves_everything_to_stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +181,36 @@ def test_alone_it_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtu
         InventoryManager(loader=DataLoader(), sources=[start])
     said = " ".join(capsys.readouterr().err.split())
     assert "mapping values are not allowed" in said or "Colons in unquoted values" in said
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_variables_of_the_command_line_are_core_s_to_load(encrypted: bool, tmp_path: Path) -> None:
+    """They are loaded once in a process, with passwords and relative to a directory that a trial has not."""
+    SOURCES["nested groups"].write(tmp_path)
+    extra = tmp_path / "playbooks" / "extra.yml"
+    extra.parent.mkdir()
+    content = b"domain: of the command line\n"
+    extra.write_bytes(VaultLib(SECRETS).encrypt(content) if encrypted else content)
+    (tmp_path / "password").write_bytes(VAULT_PASSWORD)
+    # In the current directory there is another one, which some releases take.
+    (tmp_path / "extra.yml").write_text("domain: of another file\n")
+    words = ["-m", "debug", "-a", "var=domain", "-e", "@extra.yml", "--playbook-dir", "playbooks"]
+    password = ["--vault-password-file", str(tmp_path / "password")]
+    with_line, stock = (
+        run(tmp_path, configuration, "ansible", "w1", "-i", "hosts.yml", *words, *password)
+        for configuration in (LINE, "[defaults]\n")
+    )
+    assert with_line.stdout == stock.stdout
+    assert '"domain": "of ' in stock.stdout, stock.stderr
+
+
+def test_a_name_with_a_comma_in_it_stays_relative(tmp_path: Path) -> None:
+    (tmp_path / "a,b.yml").write_text("all:\n  hosts:\n    x:\n")
+    listed = [
+        run(tmp_path, configuration, "ansible-inventory", "-i", "a,b.yml", "--list").stdout
+        for configuration in (LINE, "[defaults]\n")
+    ]
+    assert listed[0] == listed[1] != ""
 
 
 @pytest.mark.parametrize(
@@ -212,6 +269,7 @@ def run(directory: Path, configuration: str, *command: str) -> subprocess.Comple
     return subprocess.run(
         [*ansible_command(command[0]), *command[1:]],
         env=environment,
+        cwd=directory,
         capture_output=True,
         text=True,
         timeout=120,

@@ -148,10 +148,10 @@ def test_a_file_with_a_fault_is_the_same_both_ways(
 @pytest.mark.usefixtures("spoiled")
 def test_a_difference_is_exit_code_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "hosts.yml"
-    path.write_text("all:\n  hosts:\n    a: {x: 1, y: 2}\n")
+    path.write_text("all:\n  hosts:\n    a: {x: 1, y: b2}\n")
     assert main(["inventory-check", str(path)]) == 1
     said = capsys.readouterr().out
-    assert f"['all']['hosts']['a']['y'] ({path}:3:18): 3, and 2 by core" in said
+    assert f"['all']['hosts']['a']['y'] ({path}:3:18): 'b3', and 'b2' by core" in said
     assert "inventory['hosts']['a']['variables']['y']" in said
 
 
