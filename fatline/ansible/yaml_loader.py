@@ -9,15 +9,12 @@ the caller then asks core, which builds it or says in its own words what is wron
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 from fatline import _native
 from fatline.ansible.yaml_versions import Family, NotHandled, family
 
-__all__ = ["NotHandled", "available", "load", "serving"]
+__all__ = ["NotHandled", "available", "load"]
 
 
 def available() -> str:
@@ -40,22 +37,3 @@ def load(data: Any, file_name: Any = None, show_content: bool = True, vault_secr
     except Exception as error:
         # Not its words, which may repeat what an encrypted file says (rule 7).
         raise NotHandled(f"{type(error).__name__} in code of ansible-core or Python") from error
-
-
-def serving(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a ``from_yaml`` that loads quickly what it can, and asks the original for the rest."""
-    signature = inspect.signature(original)
-
-    @functools.wraps(original)
-    def from_yaml(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments
-        if not given.get("json_only"):
-            try:
-                return load(given["data"], given["file_name"], given["show_content"], given["vault_secrets"])
-            except NotHandled:
-                pass
-        return original(*args, **kwargs)
-
-    return from_yaml
