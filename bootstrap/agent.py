@@ -1693,6 +1693,8 @@ def importer_class(zipimporter, plan):
 STARTUP_PREFIXES = ('PYTHON', 'LC_', 'LANG', 'LD_', 'GLIBC_', 'MALLOC_', 'OPENSSL_', 'LOCPATH', 'GCONV_PATH', 'NLSPATH')
 STARTUP_NAMES = ('HOME',)
 FAMILIES = (214, 219, 222)
+if sys.version_info < (3, 7):
+    FAMILIES = (214,)  # of the others the wrapper itself is a syntax error, and stock tells of that
 
 
 def check_module(agent, body):
@@ -1701,7 +1703,7 @@ def check_module(agent, body):
         raise Refusal(UNSUPPORTED, 'this agent is %s, the payload wants %s'
                       % (agent.interpreter, native(body.get('interpreter', ''))))
     if body.get('family') not in FAMILIES:
-        raise Refusal(UNSUPPORTED, 'payload family %r is not known here' % body.get('family'))
+        raise Refusal(UNSUPPORTED, 'payload family %r does not run here' % body.get('family'))
     for name in (body.get('env') or {}):
         name = native(name.decode('latin-1'))
         if name in STARTUP_NAMES or name.startswith(STARTUP_PREFIXES):

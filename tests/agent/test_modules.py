@@ -21,6 +21,7 @@ import harness
 import msgpack
 import payloads
 import pytest
+from e2e_support import interpreters
 from harness import EXIT, NEED_BLOB, REFUSED, STARTED, AgentProcess
 
 PROBE = str(pathlib.Path(__file__).with_name("probe.py"))
@@ -365,6 +366,18 @@ def test_what_it_cannot_run_is_refused_or_asked_for(own: AgentProcess, change: d
     else:
         assert own.receive(handle).kind == REFUSED
     own.ping()
+
+
+@pytest.mark.parametrize("family", [219, 222])
+def test_an_old_python_gets_no_wrapper_that_it_cannot_parse(family: int) -> None:
+    # Stock's result is the wrapper's syntax error; a run from the zip would find another one further in.
+    old = [path for path in interpreters() if re.search(r"python(2\.7|3\.[56])$", path)]
+    if not old:
+        pytest.skip("no Python older than 3.7 here")
+    for path in old:
+        with AgentProcess(path) as process:
+            handle = process.start_module(payloads.parsed("ping", {}, path), family=family, secrets=[])
+            assert process.receive(handle).kind == REFUSED
 
 
 def test_missing_blobs_are_asked_for_and_waited_for(own: AgentProcess) -> None:

@@ -153,10 +153,23 @@ def _environment(core: Core, python: str) -> Controller:
             run([*_pip(path), core.requirement, "msgpack"], f"pip install {core.requirement}")
     with _fatline() as (digest, source), building(path / "fatline", digest) as wanted:
         if wanted:
-            say(f"lab: installing Fatline beside {core.requirement}")
-            run([*_pip(path), "--no-deps", "--force-reinstall", source], "installation of Fatline")
+            wheel = _wheel(path, digest, source)
+            run([*_pip(path), "--no-deps", "--force-reinstall", wheel], "installation of Fatline")
             (path / "fatline").mkdir()
     return Controller(core, path / "bin")
+
+
+def _wheel(environment: Path, digest: str, source: Path) -> Path:
+    """Fatline built for the Python of a virtual environment; those with the same Python share it."""
+    (library,) = environment.glob("lib/python3.*")
+    wheels = cache() / "wheels" / library.name
+    with building(wheels, digest) as wanted:
+        if wanted:
+            say(f"lab: building Fatline for {library.name}")
+            command = [f"{environment}/bin/pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={wheels}"]
+            run([*command, source], f"wheel of Fatline for {library.name}")
+    (wheel,) = wheels.glob("*.whl")
+    return wheel
 
 
 def _distribution(core: Core) -> Controller:
