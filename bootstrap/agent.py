@@ -763,6 +763,7 @@ class Spare(object):
     """
 
     SECONDS = 10.0
+    has_pty = False
     # One write to an empty pipe never waits.
     CALL_MAX = 32768
 
@@ -845,7 +846,8 @@ def in_child(agent, plumbing, child):
     """Become the child: own session, own descriptors, signals as a new process has them. Never returns."""
     code = 255
     try:
-        os.setsid()
+        if agent.own_session or plumbing.has_pty:
+            os.setsid()
         plumbing.become()
         agent.leave()
         code = child()
@@ -855,6 +857,8 @@ def in_child(agent, plumbing, child):
 
 class PipePlumbing(object):
     """Three pipes, as sshd gives a command without a terminal."""
+
+    has_pty = False
 
     def __init__(self, agent):
         self.agent = agent
@@ -873,6 +877,8 @@ class PipePlumbing(object):
 
 class PtyPlumbing(object):
     """A controlling terminal on all three, as sshd gives a command run with -tt."""
+
+    has_pty = True
 
     def __init__(self, agent, body):
         self.agent = agent
@@ -2756,6 +2762,7 @@ class Agent(object):
         self.coerced = locale_is_coerced()
         self.host = FunctionHost(self)
         self.previous = self.ahead = self.spare = None
+        self.own_session = True
         self.handlers = {HELLO: self.on_hello, PING: self.on_ping, EXEC: self.on_exec, CANCEL: self.on_cancel,
                          DATA: self.on_data, CREDIT: self.on_credit, SHUTDOWN: self.on_shutdown,
                          PUT_BLOB: self.on_put_blob, DROP_BLOB: self.on_drop_blob, FILE: self.on_file,
@@ -2904,6 +2911,7 @@ class Agent(object):
         self.check_call(frame)
         body = parse_exec(frame)
         reply = Reply(self, frame)
+        self.own_session = body.get('session') != 'inherit'
         if body.get('mode') == 'module':
             check_module(self, body)
             Waiting(self, reply, body).try_start()
@@ -3050,8 +3058,22 @@ class Agent(object):
 
     def on_cancel(self, frame):
         call = self.calls.get((frame.src, frame.stream))
-        if call is not None:
-            call.cancel()
+        if call is None:
+            return
+        if frame.payload:
+            self.signal_run(call, struct.unpack('>B', frame.payload[:1])[0])
+        call.cancel()
+
+    def signal_run(self, call, number):
+        """Pass on a signal that came to the caller, to a child with a process group of its own."""
+        if number not in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            return
+        for pid in self.pids:
+            if self.pids[pid] is call and self.own_session:
+                try:
+                    os.killpg(pid, number)
+                except OSError:
+                    pass  # it has ended
 
     def on_data(self, frame):
         call = self.calls.get((frame.src, frame.stream))

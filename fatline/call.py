@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import signal
 import struct
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NoReturn
 
 from fatline import _native, codec
 from fatline.client import CONTROL_SECONDS, Buffer, Client
@@ -140,11 +141,30 @@ class Call:
             self.send(Handle.CREDIT, _U32.pack(self._consumed))
             self._consumed = 0
 
-    def cancel(self) -> None:
-        """Ask the agent to close the call's pipes. Harmless when the mux or the agent is gone."""
+    def cancel(self, signum: int = 0) -> None:
+        """Ask the agent to close the call's pipes. Harmless when the mux or the agent is gone.
+
+        `signum`, if any, is sent to the run's process group first.
+        """
         self._over = True
+        payload = bytes((signum,)) if signum else b""
         with contextlib.suppress(MuxError, CallTimeout):
-            self._client.send(self._context_id, Handle.CANCEL, stream=self._stream)
+            self._client.send(self._context_id, Handle.CANCEL, payload, stream=self._stream)
+
+    @contextlib.contextmanager
+    def passing_on(self, signals: Collection[int]) -> Iterator[None]:
+        """Cancel the call with a signal that comes to this process, which then takes its course here."""
+        handlers = {number: signal.signal(number, _raise_signalled) for number in signals}
+        try:
+            yield
+        except _Signalled as signalled:
+            self.cancel(signalled.number)
+            signal.signal(signalled.number, handlers[signalled.number])
+            signal.raise_signal(signalled.number)
+            raise KeyboardInterrupt from None
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def _wait(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
@@ -152,3 +172,15 @@ class Call:
     def _time_left(self, most: float) -> float:
         left = self._wait()
         return most if left is None else min(most, left)
+
+
+class _Signalled(BaseException):
+    """A signal came while a call was under way; nothing on the way out is to catch it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _raise_signalled(number: int, _frame: object) -> NoReturn:
+    raise _Signalled(number)

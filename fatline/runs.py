@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from fatline import codec
@@ -39,6 +39,7 @@ def run(
     blobs: Mapping[bytes, bytes] | None = None,
     stdin: bytes | None = None,
     secret: bool = False,
+    signals: Collection[int] = (),
     timeout: float | None = None,
     label: str = "",
 ) -> RunResult:
@@ -46,13 +47,16 @@ def run(
 
     `body` is the EXEC map of docs/protocol.md without its stdin; `blobs` are those that it names. `secret`
     has the mux wipe the frames that carry stdin. Without `timeout` it waits as long as the run lives, as
-    stock Ansible does; a deadline, Ctrl-C or any other exception cancels the run and is raised on.
+    stock Ansible does; a deadline, Ctrl-C or any other exception cancels the run and is raised on. `signals`
+    are sent to the run's process group as well when they come to this process, which must be in its main
+    thread; then they take their course here.
 
     Raises Refused if the agent turned the run down before it started, Dead if its wire went away or nothing
     could be sent, MuxError if the mux went away with the run under way. Rule 13: only after Refused, or Dead
     with `not_sent`, may the caller run it again.
     """
-    with Call(client, context_id, timeout, label=label or f"context {context_id}") as call:
+    label = label or f"context {context_id}"
+    with Call(client, context_id, timeout, label=label) as call, call.passing_on(signals):
         return _Run(call, blobs or {}, stdin, secret).drive(body)
 
 
