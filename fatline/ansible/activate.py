@@ -15,18 +15,15 @@ from ansible.plugins.loader import connection_loader
 from ansible.utils.display import Display
 
 import fatline
-from fatline.ansible import ahead, imports, keys, run, summary, templates, versions, yaml_hook
-from fatline.ansible.ssh import Connection
+from fatline.ansible import ahead, imports, keys, run, summary, templates, transports, versions, yaml_hook
 from fatline.ansible.switches import disabled
-
-SSH_NAMES = frozenset(("ssh", "smart", "ansible.builtin.ssh", "ansible.legacy.ssh"))
 
 display = Display()
 _lock = threading.Lock()
 
 
 def activate(plugin_file: str | None = None) -> bool:
-    """Serve ``ssh`` with Fatline's connection from now on; say whether Fatline is active.
+    """Serve ``ssh``, ``local`` and others with Fatline's connections; say whether Fatline is active.
 
     Called again, or in a fork of a process in which it was called, it does nothing more. `plugin_file` is
     the door's own file: the collection around it must be of this package's version (ansible fact 34).
@@ -69,21 +66,22 @@ def is_active() -> bool:
 
 
 def _map_connections() -> None:
-    """Let core's loader make its own ssh connection, then turn it into Fatline's.
+    """Let core's loader make its own connection, then turn it into Fatline's.
 
-    Name, options and everything else that core attaches to the object stay those of ``ssh`` (ansible facts
-    20 and 21). A user's own plugin of that name is another class, and left alone.
+    Name, options and everything else that core attaches to the object stay those of ``ssh``, ``local`` and so
+    on (ansible facts 20 and 21). A user's own plugin of such a name is another class, and left alone.
     """
     original = connection_loader.get_with_context
 
     @functools.wraps(original)
     def get_with_context(name: str, *args: Any, **kwargs: Any) -> Any:
         result = original(name, *args, **kwargs)
-        if name in SSH_NAMES:
-            if versions.is_stock_ssh(result.object):
-                return result._replace(object=Connection)
-            if versions.is_stock_ssh(type(result.object)):
-                result.object.__class__ = Connection
+        found = result.object
+        if isinstance(found, type):
+            return result._replace(object=transports.accelerated(found) or found)
+        ours = transports.accelerated(type(found))
+        if ours is not None:
+            found.__class__ = ours
         return result
 
     get_with_context.fatline = True  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,7 +21,7 @@ from ansible.plugins.connection import ConnectionBase
 from ansible.utils.display import Display
 
 from fatline import boot, files, runs
-from fatline.ansible import agents, become, keys, payload, run, summary, versions
+from fatline.ansible import agents, become, keys, payload, run, summary, surroundings, versions
 from fatline.ansible.agents import Agent, Place
 from fatline.ansible.decide import Decision, Route, Situation, decide, is_startup_variable
 from fatline.ansible.switches import disabled
@@ -74,6 +74,8 @@ class Job:
     situation: Situation
     core_pipelines: bool = False
     """Whether core has words of its own for a failure of this command."""
+    signals: tuple[int, ...] = ()
+    """Those that are the module's as well, if they come to this process while it runs."""
     closing: Callable[[], bytes | None] = lambda: b""
     """What the transport itself writes to stderr when a terminal closes; None if that is not certain."""
     wrapped: become.Wrapped | None = None
@@ -90,6 +92,18 @@ class Job:
         if self.wrapped is not None:
             return become.shell_command(self.wrapped.plain)
         return self.command.decode(errors="surrogateescape")
+
+
+def link_of_this_run(parts: Iterable[bytes], cwd: bytes | str | None = None) -> Link:
+    """Name a connection whose agents inherit from this process, and so belong to this run.
+
+    :param parts: what makes it another connection than others of the run.
+    :raises OSError: `cwd`, where its programs are started, is not there.
+    """
+    key = keys.digest([*parts, *surroundings.inherited(cwd)])
+    has_end = run.current().main_pid == surroundings.main_pid()
+    persist = surroundings.PERSIST if has_end else surroundings.PERSIST_WITHOUT_END
+    return Link(key, persist=persist, transient=True)
 
 
 class Fallback(Exception):
@@ -125,7 +139,15 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
 
     def _fl_raise_lost(self, job: Job, stderr: bytes) -> NoReturn:
         """Raise what makes the task UNREACHABLE, and lets nobody run it again (rule 13)."""
-        raise NotImplementedError
+        versions.agent_lost(self, stderr)
+
+    def _fl_exec_fields(self) -> dict[str, Any]:
+        """Return what the transport adds to the EXEC of a module run."""
+        return {}
+
+    def _fl_command_fields(self, job: Job) -> dict[str, Any]:
+        """Return what the EXEC of a command says it is."""
+        return {"command": job.command}
 
     def _fl_result(self, job: Job, rc: int, stdout: bytes, stderr: bytes) -> Result:
         """Return what ran, as the stock plugin would."""
@@ -141,14 +163,23 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
     ) -> None:
         """Take the options as core does, and note whether the user has an opinion about pipelining."""
         super().set_options(task_keys=task_keys, var_options=var_options, direct=direct)
-        self._fl_pipelining_unset = versions.option_origin(self, "pipelining", var_options) == "default"
+        self._fl_pipelining_unset = versions.pipelining_is_open(self, var_options)
 
     def get_option(self, option: str, hostvars: Mapping[str, Any] | None = None) -> Any:
         """Report pipelining as available where the user left it open and it cannot do harm."""
-        value = super().get_option(option, hostvars=hostvars)
+        try:
+            value = super().get_option(option, hostvars=hostvars)
+        except KeyError:
+            # Plugins of collections have no such option; core then looks elsewhere.
+            if option != "pipelining" or not self._fl_pipelines():
+                raise
+            return True
         if option == "pipelining" and not value and self._fl_pipelining_unset:
-            return not self._fl_excluded() and self._fl_may_pipeline()
+            return self._fl_pipelines()
         return value
+
+    def _fl_pipelines(self) -> bool:
+        return self._fl_pipelining_unset and not self._fl_excluded() and self._fl_may_pipeline()
 
     def _fl_may_pipeline(self) -> bool:
         """Say whether nothing can go wrong: with become, requiretty refuses pipelining (ansible fact 12)."""
@@ -194,7 +225,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
     # ---- warm runs ---------------------------------------------------------------------------------
 
     def _fl_warm(self, job: Job, parsed: payload.Payload, command: payload.Command) -> Result:
-        body = parsed.exec_body(command.interpreter, command.env)
+        body = {**parsed.exec_body(command.interpreter, command.env), **self._fl_exec_fields()}
         if job.wrapped is not None:
             body["sudo_command"] = become.sudo_command(job.wrapped)
 
@@ -206,6 +237,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
                 blobs=parsed.blobs,
                 stdin=parsed.params,
                 secret=True,
+                signals=job.signals,
                 label=self.fl_label(),
             )
 
@@ -276,7 +308,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         closing = job.closing() if wants_tty else b""
         if closing is None:
             raise Fallback("what ssh says when the terminal closes is not certain")
-        body: dict[str, Any] = {"mode": "command", "command": job.command}
+        body: dict[str, Any] = {"mode": "command", **self._fl_command_fields(job)}
         if wants_tty:
             body |= {"pty": True, "term": os.environ.get("TERM", "")}
 

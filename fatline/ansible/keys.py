@@ -41,13 +41,19 @@ def connection_key(
     :param password: the password in use, if any; only a keyed hash of it enters, with `secret`.
     :param scratch: a directory of this run alone; paths below it are left out.
     """
-    digest = hashlib.sha256()
-    for part in _parts(arguments, host, environ, scratch):
-        digest.update(len(part).to_bytes(4, "big"))
-        digest.update(part)
+    parts = list(_parts(arguments, host, environ, scratch))
     if password is not None:
-        digest.update(hmac.digest(secret, os.fsencode(password), "sha256"))
-    return digest.digest()
+        parts.append(hmac.digest(secret, os.fsencode(password), "sha256"))
+    return digest(parts)
+
+
+def digest(parts: Iterable[bytes]) -> bytes:
+    """Make a key of parts, none of which can take another's place."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(len(part).to_bytes(4, "big"))
+        whole.update(part)
+    return whole.digest()
 
 
 def agent_key(connection: bytes, interpreter: str) -> bytes:

@@ -47,6 +47,7 @@ from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailur
 from ansible.playbook.block import Block
 from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
+from ansible.plugins.connection import local as stock_local
 from ansible.plugins.connection import ssh as stock_ssh
 from ansible.plugins.loader import connection_loader
 from ansible.release import __version__ as CORE_VERSION
@@ -58,6 +59,7 @@ except ImportError:  # before 2.19
     from ansible.template import Templar as TemplateEngine
 
 StockConnection = stock_ssh.Connection
+StockLocal = stock_local.Connection
 
 # Actions that boot no agent: they run on the controller alone, or ask nothing of the target that would need
 # one (ansible fact 13: network gear is managed with raw).
@@ -98,15 +100,19 @@ def misfit() -> str:
     return ""
 
 
-def is_stock_ssh(candidate: Any) -> bool:
-    """Say whether this is core's own ssh connection class.
+def is_core_class(candidate: Any, known: Any) -> bool:
+    """Say whether a class is the one of core's that we know.
 
     By its file: asked for by full name first, the loader imports it once more under another module name.
     """
-    if not isinstance(candidate, type) or candidate.__name__ != StockConnection.__name__:
+    if not isinstance(candidate, type) or candidate.__name__ != known.__name__:
         return False
-    module = sys.modules.get(candidate.__module__)
-    return bool(getattr(module, "__file__", None) == stock_ssh.__file__)
+    return _file_of(candidate) == _file_of(known)
+
+
+def _file_of(connection_class: type) -> str | None:
+    module = sys.modules.get(connection_class.__module__)
+    return getattr(module, "__file__", None)
 
 
 # What a worker imports when it runs its first module, by name because not every release has it.
@@ -147,6 +153,15 @@ def option_origin(connection: Any, option: str, variables: Mapping[str, Any] | N
     return str(origin)
 
 
+def pipelining_is_open(connection: Any, variables: Mapping[str, Any] | None) -> bool:
+    """Say whether the user has left it to the defaults if modules are pipelined over this connection."""
+    try:
+        return option_origin(connection, "pipelining", variables) == "default"
+    except (AnsibleError, KeyError):
+        # A plugin without the option: core takes the configuration's.
+        return str(C.config.get_config_value_and_origin("ANSIBLE_PIPELINING")[1]) == "default"
+
+
 def pipelining_is_off() -> bool:
     """Say whether the configuration, not a variable, switches pipelining off for ssh."""
     value, origin = C.config.get_config_value_and_origin(
@@ -160,6 +175,12 @@ def register_options(connection: Any, name: str) -> None:
     if not C.config.has_configuration_definition("connection", name):
         options = C.config.get_configuration_definitions("connection", connection._load_name)
         C.config.initialize_plugin_configuration_definitions("connection", name, options)
+
+
+def is_wrapped(become: Any, command: str) -> bool:
+    """Say whether core has wrapped a command into this become plugin's; it does not for the same user."""
+    mark = getattr(become, "success", None)
+    return bool(mark and mark in command)
 
 
 def connection_password(connection: Any) -> str | None:
@@ -337,6 +358,16 @@ def run_lost(connection: Any, stderr: bytes, has_input: bool) -> NoReturn:
         raise RunLost(_not_sent(connection, words)) from None
     # Here, and only here, core takes the end of the line away.
     raise RunLost(f"Failed to connect to the host via ssh: {words.rstrip()}") from None
+
+
+def agent_lost(connection: Any, stderr: bytes) -> NoReturn:
+    """Raise UNREACHABLE for a command that may have run; core has no words for these connections."""
+    words = (
+        "<error censored due to no log>"
+        if connection._play_context.no_log
+        else stderr.decode(errors="replace")
+    )
+    raise RunLost(f"The connection was lost: {words}")
 
 
 def is_connection_failure(stdout: bytes, stderr: bytes) -> bool:

@@ -24,6 +24,14 @@ CALLBACKS = Path(__file__).parent / "callback_plugins"
 PYTHON = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
 
 
+# What no two runs have in common.
+VOLATILE = {
+    *("start", "end", "delta", "started", "finished", "ansible_job_id", "results_file"),
+    *("atime", "mtime", "ctime", "inode", "version", "src", "_original_basename"),
+    *("stdout_lines", "diff", "warnings", "deprecations", "_ansible_no_log"),
+}
+
+
 @dataclass
 class Record:
     """One task on one host."""
@@ -163,6 +171,27 @@ class Lab:
             subprocess.run(command, capture_output=True, check=False, timeout=10)
 
 
+def normalised(value: Any) -> Any:
+    """Return a result without what differs from run to run."""
+    if isinstance(value, dict):
+        return {key: normalised(item) for key, item in value.items() if key not in VOLATILE}
+    if isinstance(value, list):
+        return [normalised(item) for item in value]
+    if isinstance(value, str):
+        value = re.sub(r"ansible-tmp-[0-9.]+-[0-9]+-[0-9]+|ansible-local-\w+", "ansible-tmp", value)
+        value = re.sub(r"ansible_\w+_payload_\w+", "ansible_payload", value)
+        return re.sub(r'line \d+, in|File "[^"]+"', "", value)
+    return value
+
+
+def difference(expected: Record, got: Record) -> dict[str, tuple[Any, Any]]:
+    """Return the keys in which two results differ, with both values."""
+    one, other = ({"status": record.status, **normalised(record.result)} for record in (expected, got))
+    return {
+        key: (one.get(key), other.get(key)) for key in one.keys() | other if one.get(key) != other.get(key)
+    }
+
+
 DOORS: dict[str, dict[str, str]] = {
     "stock": {"FATLINE_DISABLE": "1"},
     "callback": {"ANSIBLE_CALLBACKS_ENABLED": "fatline.core.fatline"},
@@ -170,6 +199,7 @@ DOORS: dict[str, dict[str, str]] = {
     "free": {"ANSIBLE_STRATEGY": "fatline.core.free"},
     "host_pinned": {"ANSIBLE_STRATEGY": "fatline.core.host_pinned"},
     "connection": {"ANSIBLE_TRANSPORT": "fatline.core.ssh"},
+    "local": {"ANSIBLE_TRANSPORT": "fatline.core.local"},
 }
 """The one line that turns Fatline on, for each door, as an environment variable."""
 

@@ -11,18 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_support import DOORS, PYTHON, Lab, Record
+from ansible_support import DOORS, PYTHON, Lab, difference, normalised
 
 from fatline.cli.sandbox import PrivateSshd
 
 pytestmark = pytest.mark.timeout(300)
-
-# What no two runs have in common.
-VOLATILE = {
-    *("start", "end", "delta", "started", "finished", "ansible_job_id", "results_file"),
-    *("atime", "mtime", "ctime", "inode", "version", "src", "_original_basename"),
-    *("stdout_lines", "diff", "warnings", "deprecations", "_ansible_no_log"),
-}
 
 EVERYDAY = """
 - hosts: all
@@ -64,27 +57,6 @@ EVERYDAY = """
     - {name: condition, command: "false", when: inventory_hostname == 'nobody'}
     - {name: the rest, shell: "cd '{{ there }}' && ls -1"}
 """
-
-
-def normalised(value: Any) -> Any:
-    """Return a result without what differs from run to run."""
-    if isinstance(value, dict):
-        return {key: normalised(item) for key, item in value.items() if key not in VOLATILE}
-    if isinstance(value, list):
-        return [normalised(item) for item in value]
-    if isinstance(value, str):
-        value = re.sub(r"ansible-tmp-[0-9.]+-[0-9]+-[0-9]+|ansible-local-\w+", "ansible-tmp", value)
-        value = re.sub(r"ansible_\w+_payload_\w+", "ansible_payload", value)
-        return re.sub(r'line \d+, in|File "[^"]+"', "", value)
-    return value
-
-
-def difference(expected: Record, got: Record) -> dict[str, tuple[Any, Any]]:
-    """Return the keys in which two results differ, with both values."""
-    one, other = ({"status": record.status, **normalised(record.result)} for record in (expected, got))
-    return {
-        key: (one.get(key), other.get(key)) for key in one.keys() | other if one.get(key) != other.get(key)
-    }
 
 
 @pytest.fixture

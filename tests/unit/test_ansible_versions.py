@@ -14,10 +14,12 @@ import yaml
 from ansible.errors import AnsibleConnectionFailure
 from ansible.playbook.play_context import PlayContext
 from ansible.plugins import loader
+from ansible.plugins.connection import local as stock_local
 from ansible.plugins.connection import ssh as stock_ssh
 from ansible.plugins.loader import become_loader, connection_loader
 
-from fatline.ansible import activate, versions
+from fatline.ansible import activate, local, versions
+from fatline.ansible.connection import AgentConnection
 from fatline.ansible.ssh import Connection
 
 COLLECTION = Path(__file__).parents[2] / "ansible_plugins"
@@ -64,13 +66,19 @@ def test_core_s_loader_gives_fatline_s_class_under_core_s_name(connection: Any) 
     assert connection.plugin_type == "connection"
 
 
-@pytest.mark.parametrize("name", sorted(activate.SSH_NAMES - {"smart"}))
-def test_every_name_of_ssh_is_mapped(connection: Any, name: str) -> None:
-    assert isinstance(connection_loader.get(name, PlayContext(), os.devnull), Connection)
+@pytest.mark.parametrize("prefix", ["", "ansible.builtin.", "ansible.legacy."])
+@pytest.mark.parametrize(("name", "ours"), [("ssh", Connection), ("local", local.Connection)])
+def test_every_name_is_mapped(connection: Any, prefix: str, name: str, ours: type) -> None:
+    found = connection_loader.get(prefix + name, PlayContext(), os.devnull)
+    assert isinstance(found, ours)
+    assert found.transport == name
+    assert connection_loader.get(prefix + name, class_only=True) is ours
 
 
-def test_other_connections_are_not_touched(connection: Any) -> None:
-    assert not isinstance(connection_loader.get("local", PlayContext(), os.devnull), Connection)
+@pytest.mark.parametrize("name", ["winrm", "psrp", "paramiko_ssh"])
+def test_other_connections_are_not_touched(connection: Any, name: str) -> None:
+    found = connection_loader.get(name, class_only=True)
+    assert found is None or not issubclass(found, AgentConnection)
 
 
 def test_activation_happens_once(connection: Any) -> None:
@@ -218,21 +226,16 @@ def test_a_range_of_the_user_s_own_is_not_a_range() -> None:
     assert not versions._names_items("{{ range(3) }}", {"range": "of hills"})
 
 
-def options_of(text: str) -> dict[str, Any]:
-    """Load a documentation's options."""
-    return dict(yaml.safe_load(text)["options"])
-
-
-def test_the_fragment_has_every_option_of_core_s_ssh() -> None:
+@pytest.mark.parametrize("stock", [stock_ssh, stock_local], ids=["ssh", "local"])
+def test_the_fragment_has_every_option_of_core_s_plugin(stock: Any) -> None:
     """Ansible fact 23."""
-    path = COLLECTION / "plugins" / "doc_fragments" / "ssh.py"
+    path = COLLECTION / "plugins" / "doc_fragments" / Path(stock.__file__).name
     spec = importlib.util.spec_from_file_location("fragment", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    fragment = options_of(module.ModuleDocFragment.DOCUMENTATION)
-    assert fragment == options_of(stock_ssh.DOCUMENTATION)
-    assert len(fragment) > 20
+    fragment = yaml.safe_load(module.ModuleDocFragment.DOCUMENTATION)["options"]
+    assert fragment == (yaml.safe_load(stock.DOCUMENTATION).get("options") or {})
 
 
 @pytest.mark.parametrize("path", sorted(COLLECTION.glob("plugins/*/*.py")), ids=lambda path: path.parent.name)
