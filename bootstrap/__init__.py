@@ -31,6 +31,10 @@ _SEARCH = (
 )
 
 
+# Without a dollar sign: sudo -i escapes what its login shell would treat specially, but not that.
+_BECOME = "command -v {0} >/dev/null 2>&1 || {{ echo NOPY >&2; exit 127; }}; exec {0} -c '{1}' {0}"
+
+
 @functools.lru_cache(maxsize=1)
 def agent_source() -> bytes:
     """Return the agent as the stage expects it after READY: one zlib stream."""
@@ -65,8 +69,9 @@ def launcher(interpreters: Sequence[str], nonce: str, size: int, *, privileged: 
     """Return the command line that starts the stage under any login shell.
 
     interpreters are tried in order; nonce is repeated in the READY line; size is the number of bytes
-    the caller sends after it (the length of agent_source()); privileged tells the agent that it runs as an
-    account which it has become. Raises ValueError for a word that some shell would not take literally.
+    the caller sends after it (the length of agent_source()). With privileged it is a line for a become plugin
+    to wrap, with one interpreter, and tells the agent so. Raises ValueError for a word that some shell would
+    not take literally.
     """
     stage = base64.b64encode(stage_source()).decode("ascii")
     # Only built-in modules before the empty entry is gone: sys is one, zlib and base64 may be files
@@ -79,8 +84,12 @@ def launcher(interpreters: Sequence[str], nonce: str, size: int, *, privileged: 
     if not nonce.isalnum():
         raise ValueError(f"nonce must be alphanumeric, not {nonce!r}")
     words = [shlex.quote(name) for name in interpreters]
-    line = " ".join(["exec /bin/sh -c", f"'{_SEARCH}'", f"'{program}'", *words])
-    if not words or line.count("'") != 4 + sum(word.count("'") for word in words):
+    if privileged:
+        (word,) = words
+        line, quotes = _BECOME.format(word, program), 2
+    else:
+        line, quotes = " ".join(["exec /bin/sh -c", f"'{_SEARCH}'", f"'{program}'", *words]), 4
+    if not words or line.count("'") != quotes + sum(word.count("'") for word in words):
         raise ValueError("the launcher needs interpreters, and no single quote of its own")
     odd = set(line) - LAUNCHER_ALPHABET
     if odd or any(name.count("'") for name in interpreters):

@@ -2616,7 +2616,7 @@ class Accounts(object):
     def __init__(self):
         # sudo and su keep the directory, which is the login user's home; their own shell's files count as well.
         home = working_directory()
-        names = ['~/.profile', '/etc/profile', '~/.pam_environment']
+        names = ['~/.profile', '~/.bash_profile', '~/.bash_login', '/etc/profile']
         for shell in SHELL_FILES:
             names.extend(SHELL_FILES[shell])
         self.files = [name.replace('~', home) for name in names + list(ANY_SHELL_FILES) + list(ACCOUNT_FILES)]

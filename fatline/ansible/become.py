@@ -155,6 +155,8 @@ class Escalation:
         self.is_open = False
         self.answered = False
         """Whether a password was sent."""
+        self.is_late = False
+        """Whether nothing was said in time."""
 
     def take(self, source: str, data: bytes, wire: Wire) -> None:
         """Look at what the program says; answer its prompt."""
@@ -176,6 +178,7 @@ class Escalation:
 
     def silent(self) -> None:
         """Raise what core raises when nothing was said for `quiet_seconds`."""
+        self.is_late = True
         raise versions.escalation_timeout(
             f"Timeout ({int(self.quiet_seconds)}s) waiting for privilege escalation prompt: "
             f"{to_native(self._kept['stdout'])}"

@@ -252,6 +252,11 @@ class PrivilegedConnection(AgentConnection):
             except BootError as error:
                 _check_for_lockout(error, gate, wrapped)
                 raise
+            except AnsibleError as error:
+                if gate.answered or gate.is_late:
+                    raise
+                # Nobody was authenticated: sudo asks for a password as well where it permits other commands.
+                raise BootError(place.label, boot.STAGE_READY, 0.0, reason=str(error)) from error
 
 
 def _check_for_lockout(error: BootError, gate: become.Escalation, wrapped: become.Wrapped) -> None:
