@@ -119,15 +119,16 @@ class BuildPackages(build_py):
         bootstrap = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(bootstrap)
         self.prepared("agent").write_bytes(bootstrap.make_agent())
+        self.prepared("privileged").write_bytes(bootstrap.make_agent(privileged=True))
         self.prepared("stage").write_bytes(bootstrap.make_stage())
 
     def prepared(self, name: str) -> Path:
-        """Say where the package looks for one of the two."""
+        """Say where the package looks for one of them."""
         return Path(self.build_lib, "fatline", "bootstrap", f"{name}.z")
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        """List what is installed, the two files included."""
-        added = [str(self.prepared(name)) for name in ("agent", "stage")]
+        """List what is installed, what was prepared included."""
+        added = [str(self.prepared(name)) for name in ("agent", "privileged", "stage")]
         return [*super().get_outputs(include_bytecode), *added]
 
 

@@ -35,10 +35,14 @@ _SEARCH = (
 _BECOME = "command -v {0} >/dev/null 2>&1 || {{ echo NOPY >&2; exit 127; }}; exec {0} -c '{1}' {0}"
 
 
-@functools.lru_cache(maxsize=1)
-def agent_source() -> bytes:
+# Where privileged.py goes: agent.py keeps its line numbers, and starts when all is defined.
+_START = "\n\nif __name__ == 'fatline_agent':\n"
+
+
+@functools.lru_cache(maxsize=2)
+def agent_source(*, privileged: bool = False) -> bytes:
     """Return the agent as the stage expects it after READY: one zlib stream."""
-    return _prepared("agent") or make_agent()
+    return _prepared("privileged" if privileged else "agent") or make_agent(privileged=privileged)
 
 
 @functools.lru_cache(maxsize=1)
@@ -47,9 +51,16 @@ def stage_source() -> bytes:
     return _prepared("stage") or make_stage()
 
 
-def make_agent() -> bytes:
-    """Strip and compress the agent; the build keeps the result as ``agent.z`` beside it."""
-    return zlib.compress(minify((_HERE / "agent.py").read_text("utf-8")).encode("utf-8"), 9)
+def make_agent(*, privileged: bool = False) -> bytes:
+    """Strip and compress the agent; the build keeps the result as ``agent.z`` beside it.
+
+    With privileged, what a become plugin's agent has in addition is part of it (``privileged.z``).
+    """
+    text = minify((_HERE / "agent.py").read_text("utf-8"))
+    if privileged:
+        before, start, after = text.partition(_START)
+        text = before + minify((_HERE / "privileged.py").read_text("utf-8")) + start + after
+    return zlib.compress(text.encode("utf-8"), 9)
 
 
 def make_stage() -> bytes:
@@ -70,15 +81,14 @@ def launcher(interpreters: Sequence[str], nonce: str, size: int, *, privileged: 
 
     interpreters are tried in order; nonce is repeated in the READY line; size is the number of bytes
     the caller sends after it (the length of agent_source()). With privileged it is a line for a become plugin
-    to wrap, with one interpreter, and tells the agent so. Raises ValueError for a word that some shell would
-    not take literally.
+    to wrap, with one interpreter. Raises ValueError for a word that some shell would not take literally.
     """
     stage = base64.b64encode(stage_source()).decode("ascii")
     # Only built-in modules before the empty entry is gone: sys is one, zlib and base64 may be files
     # that a base64.py in the login directory would replace.
     program = (
         "import sys;sys.path[:]=[p for p in sys.path if p];"
-        f'NONCE="{nonce}";SIZE={size:d};PRIVILEGED={privileged:d};'
+        f'NONCE="{nonce}";SIZE={size:d};'
         f'import zlib,base64;exec(zlib.decompress(base64.b64decode("{stage}")))'
     )
     if not nonce.isalnum():

@@ -2581,66 +2581,6 @@ def signature(paths):
     return looks
 
 
-# What a become plugin's command reads before it runs anything: accounts, rights, limits (systems fact 21).
-ACCOUNT_FILES = ('/etc/passwd', '/etc/group', '/etc/shadow', '/etc/gshadow', '/etc/sudoers', '/usr/local/etc/sudoers',
-                 '/etc/sudo.conf', '/etc/doas.conf', '/etc/environment', '/etc/default/locale', '/etc/default/su',
-                 '/etc/login.defs', '/etc/hosts', '/etc/hostname')
-ACCOUNT_DIRECTORIES = ('/etc/sudoers.d', '/usr/local/etc/sudoers.d', '/etc/pam.d', '/etc/security',
-                       '/etc/security/limits.d', '/etc/profile.d')
-
-# Databases of nsswitch.conf that decide who may do what, and the sources that are files or never change.
-ACCOUNT_DATABASES = ('passwd', 'group', 'shadow', 'initgroups', 'sudoers')
-LOCAL_SOURCES = ('files', 'compat', 'systemd', 'myhostname', 'altfiles')
-
-
-def foreign_source():
-    """A source of accounts or rights that cannot be looked at, as sssd or LDAP; None if there is none."""
-    try:
-        stream = open('/etc/nsswitch.conf')
-    except (IOError, OSError):
-        return None
-    try:
-        lines = [line.split('#')[0].split(':') for line in stream]
-    finally:
-        stream.close()
-    for line in lines:
-        if len(line) == 2 and line[0].strip() in ACCOUNT_DATABASES:
-            for word in line[1].split():
-                if word[0] != '[' and word[-1] != ']' and '=' not in word and word not in LOCAL_SOURCES:
-                    return word
-
-
-class Accounts(object):
-    """Tells whether a become plugin's command would come out now as it did when it started this agent (rule 10)."""
-
-    def __init__(self):
-        # sudo and su keep the directory, which is the login user's home; their own shell's files count as well.
-        home = working_directory()
-        names = ['~/.profile', '~/.bash_profile', '~/.bash_login', '/etc/profile']
-        for shell in SHELL_FILES:
-            names.extend(SHELL_FILES[shell])
-        self.files = [name.replace('~', home) for name in names + list(ANY_SHELL_FILES) + list(ACCOUNT_FILES)]
-        self.foreign = foreign_source()
-        self.seen = self.look()
-
-    def look(self):
-        names = list(self.files)
-        for directory in ACCOUNT_DIRECTORIES:
-            names.append(directory)
-            try:
-                names.extend([directory + '/' + name for name in os.listdir(directory)])
-            except OSError:
-                pass  # absent, or not for this account: its agents are short-lived (rule 11)
-        return signature(names)
-
-    def check(self):
-        """Refuse where only the plugin's command itself can tell."""
-        if self.foreign:
-            raise Refusal(UNSUPPORTED, 'accounts come from %s, whose changes cannot be watched' % self.foreign)
-        if self.look() != self.seen:
-            raise Refusal(STALE, 'accounts, rights or limits have changed')
-
-
 class Freshness(object):
     """Tells whether a child forked now would see what a new interpreter would see (DESIGN rule 10)."""
 
@@ -2726,6 +2666,10 @@ def feed(fd, source, state):
     return 0
 
 
+# An agent that a become plugin has started gets bootstrap/privileged.py as well, which has a class of this name.
+Accounts = None
+
+
 # ---- the agent ----------------------------------------------------------------------------------------
 
 
@@ -2734,7 +2678,7 @@ class Agent(object):
 
     MANIFESTS_MAX = 64
 
-    def __init__(self, wire, source, interpreter, privileged):
+    def __init__(self, wire, source, interpreter):
         wire_in, wire_out, words_fd = wire
         self.source = source
         self.interpreter = interpreter
@@ -2756,9 +2700,6 @@ class Agent(object):
         self.manifests = {}
         self.warm = Warm(self.blobs)
         self.freshness = Freshness()
-        self.accounts = None
-        if privileged:
-            self.accounts = Accounts()
         self.coerced = locale_is_coerced()
         self.host = FunctionHost(self)
         self.previous = self.ahead = self.spare = None
@@ -2767,6 +2708,8 @@ class Agent(object):
                          DATA: self.on_data, CREDIT: self.on_credit, SHUTDOWN: self.on_shutdown,
                          PUT_BLOB: self.on_put_blob, DROP_BLOB: self.on_drop_blob, FILE: self.on_file,
                          CALL_FUNCTION: self.on_call_function, LOAD_MODULE: self.on_load_module}
+        # Last: from here on the process may be closed to its own account.
+        self.accounts = Accounts and Accounts()
 
     # Descriptors: every one the parent has is known, so that a child closes exactly those (systems fact 20).
 
@@ -2790,6 +2733,8 @@ class Agent(object):
             signal.set_wakeup_fd(-1)
         for fd in self.fds:
             os.close(fd)
+        if self.accounts:
+            self.accounts.leave()
         for number in self.dispositions:
             signal.signal(number, self.dispositions[number])
 
@@ -2988,7 +2933,7 @@ class Agent(object):
         self.ahead = None
 
     def check_fresh(self, reply, body):
-        if self.accounts is not None:
+        if self.accounts:
             self.accounts.check()
         if self.freshness.login_changed():
             # Only a new login can see it (ansible fact 27).
@@ -2999,7 +2944,7 @@ class Agent(object):
             words = 'another ansible-core has been here'
         else:
             return
-        if self.calls or self.host.fd is not None or reply.stream == self.renewed or self.accounts is not None:
+        if self.calls or self.host.fd is not None or reply.stream == self.renewed or self.accounts:
             raise Refusal(STALE, words)
         self.renew(reply, body)
 
@@ -3191,8 +3136,8 @@ def take_wire():
     return wire
 
 
-def main(source, privileged, wire, state):
-    agent = Agent(wire or take_wire(), source, sys.argv[1], privileged)
+def main(source, wire, state):
+    agent = Agent(wire or take_wire(), source, sys.argv[1])
     code = 0
     try:
         agent.watch_signals()
@@ -3208,8 +3153,12 @@ def main(source, privileged, wire, state):
         import traceback
         agent.speak(traceback.format_exc())
         code = 70
+    if agent.spare is not None:
+        # It has run nothing; its account may be removed the moment after (ansible fact 25).
+        os.kill(agent.spare.pid, signal.SIGKILL)
+        os.waitpid(agent.spare.pid, 0)
     os._exit(code)
 
 
 if __name__ == 'fatline_agent':
-    main(SOURCE, globals().get('PRIVILEGED'), globals().get('WIRE'), globals().get('STATE'))  # noqa: F821
+    main(SOURCE, globals().get('WIRE'), globals().get('STATE'))  # noqa: F821

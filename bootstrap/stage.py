@@ -5,7 +5,6 @@
 #          directory can stand in for a module imported below
 #   NONCE  what READY repeats, so that the caller can tell it from the noise of start-up files
 #   SIZE   how many bytes follow
-#   PRIVILEGED  whether a become plugin has changed the account
 # os.read() and not sys.stdin: a buffered reader would swallow the first frames behind the source.
 import os, signal, zlib
 signal.alarm(120)
@@ -19,5 +18,4 @@ while SIZE > 0:
     pieces.append(piece)
 signal.alarm(0)
 SOURCE = "".encode().join(pieces)
-exec(compile(zlib.decompress(SOURCE), "fatline-agent.py", "exec"),
-     {"__name__": "fatline_agent", "SOURCE": SOURCE, "PRIVILEGED": PRIVILEGED})
+exec(compile(zlib.decompress(SOURCE), "fatline-agent.py", "exec"), {"__name__": "fatline_agent", "SOURCE": SOURCE})

@@ -104,10 +104,11 @@ class Gate(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-    """One boot's command line for the target, and the word its READY will carry."""
+    """One boot's command line for the target, the word its READY will carry, and what is sent then."""
 
     command: str
     nonce: str
+    source: bytes = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +136,10 @@ class Booted:
 def launcher(interpreters: Sequence[str], *, privileged: bool = False) -> Launcher:
     """A launcher that runs the first of `interpreters` the target has. ValueError for an unusable name."""
     nonce = secrets.token_hex(8)
-    size = len(bootstrap.agent_source())
-    return Launcher(bootstrap.launcher(interpreters, nonce, size, privileged=privileged), nonce)
+    source = bootstrap.agent_source(privileged=privileged)
+    return Launcher(
+        bootstrap.launcher(interpreters, nonce, len(source), privileged=privileged), nonce, source
+    )
 
 
 def spawn(
@@ -301,6 +304,7 @@ class _Handshake:
     ) -> None:
         self._gate = gate
         self._wire = wire
+        self._source = launched.source
         self._mark = f"FATLINE-READY {launched.nonce} ".encode()
         self._begun = time.monotonic()
         self._deadline = deadline
@@ -327,7 +331,7 @@ class _Handshake:
 
     def send_source(self) -> None:
         """Write the agent's source; the wire's buffer takes nearly all of it at once."""
-        left = memoryview(bootstrap.agent_source())
+        left = memoryview(self._source)
         poller = select.poll()
         poller.register(self._wire.stdin_fd, select.POLLOUT)
         while left:

@@ -71,8 +71,8 @@ def _never(situation: Situation) -> str:
         (situation.user_tty, "a terminal is forced by the ssh arguments"),
         # Systems facts 2, 3, 5: neither the password nor the privileged process may be within reach of
         # the login user's agent.
-        (situation.become and bool(situation.become_trouble), f"become: {situation.become_trouble}"),
         (situation.become and not situation.in_data, "become: a command without input"),
+        (situation.become and bool(situation.become_trouble), f"become: {situation.become_trouble}"),
         (situation.extra_ssh_arguments, "not a plain remote command"),
         (bool(situation.given_up), situation.given_up),
     )

@@ -167,6 +167,22 @@ class PrivilegedConnection(AgentConnection):
             raise Fallback(f"become: {reason}")
         return super()._fl_refused(job, reason)
 
+    def _fl_find(self, link: Link, reason: str) -> tuple[Client, Agent]:
+        """Attach to the login user's agent; where all tasks are privileged, none of them has booted it."""
+        try:
+            return super()._fl_find(link, reason)
+        except Fallback as fallback:
+            interpreter = run.current().interpreter(link.key) if self.become is not None else ""
+            if not interpreter or run.current().given_up(link.key):
+                raise
+            try:
+                return self._fl_obtain_at(link.place(interpreter, self.fl_label()), interpreter)
+            except Exception as error:
+                if not self._fl_is_fatal(error):
+                    raise
+                # The stock plugin's own attempt will tell.
+                raise fallback from error
+
     def _fl_obtain(self, job: Job, interpreter: str) -> tuple[Client, Agent]:
         """Attach to the agent of an interpreter and an account, or boot it."""
         if job.wrapped is None:

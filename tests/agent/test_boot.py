@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 
 import harness
 import pytest
@@ -145,6 +146,16 @@ def test_boot_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert small.count("\n") == text.count("\n"), "a traceback must name the repository's lines"
 
 
+def test_what_a_privileged_agent_has_in_addition_comes_last() -> None:
+    plain, privileged = (
+        zlib.decompress(harness.bootstrap.agent_source(privileged=flag)).decode().split("\n")
+        for flag in (False, True)
+    )
+    same = next(at for at, line in enumerate(plain) if line.startswith("if __name__")) - 2
+    assert privileged[:same] == plain[:same], "a traceback must name the repository's lines"
+    compile("\n".join(privileged), "fatline-agent.py", "exec")
+
+
 # The 2.4 subset ---------------------------------------------------------------------------------------
 
 NEWER: dict[type[ast.AST], str] = {
@@ -207,7 +218,7 @@ def newer_than_24(tree: ast.AST) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["agent.py", "stage.py"])
+@pytest.mark.parametrize("name", ["agent.py", "privileged.py", "stage.py"])
 def test_language_is_the_24_subset(name: str) -> None:
     assert newer_than_24(ast.parse((BOOTSTRAP / name).read_text())) == []
 

@@ -108,8 +108,8 @@ def processes_of(uid: int) -> list[int]:
     return found
 
 
-def agents_below(server_pid: int) -> list[int]:
-    """Return the privileged agents whose sessions a server serves."""
+def agents_below(server_pid: int, login: int) -> list[int]:
+    """Return the agents of other accounts than the one logged in whose sessions a server serves."""
     waiting, found = [server_pid], []
     while waiting:
         pid = waiting.pop()
@@ -118,10 +118,19 @@ def agents_below(server_pid: int) -> list[int]:
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        waiting += [int(child) for child in children]
-        if b"PRIVILEGED=1" in line and b"python" in line.split(b"\0")[0]:
+        if b"NONCE=" in line and b"python" in line.split(b"\0")[0] and _uid_of(pid) != login:
+            # What it has forked looks the same.
             found.append(pid)
+        else:
+            waiting += [int(child) for child in children]
     return found
+
+
+def _uid_of(pid: int) -> int | None:
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return None
 
 
 def _uid(name: str) -> int | None:

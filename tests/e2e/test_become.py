@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -96,6 +97,11 @@ def log_in(lab: Lab, people: Accounts, role: str) -> None:
 def play(*tasks: str, head: str = PLAY) -> str:
     """Return a playbook of tasks in flow style."""
     return head + "".join(f"    - {task}\n" for task in tasks)
+
+
+def privileged_agents(host: PrivateSshd, people: Accounts) -> list[int]:
+    """Return the agents that sudo has started for the account that needs no password."""
+    return agents_below(host.pid, pwd.getpwnam(people.name("free")).pw_uid)
 
 
 def same(expected: Outcome, got: Outcome, *names: str) -> None:
@@ -311,7 +317,7 @@ def test_an_idle_account_is_free_after_a_moment(
     process, record = lab.start_playbook(text)
     try:
         wait_for("both agents to be used", lambda: record.exists() and '"used"' in record.read_text(), 60)
-        agents = {pid: os.stat(f"/proc/{pid}").st_uid for pid in agents_below(door_for_all.pid)}
+        agents = {pid: os.stat(f"/proc/{pid}").st_uid for pid in privileged_agents(door_for_all, people)}
         (root,) = (pid for pid, uid in agents.items() if uid == 0)
         wait_gone(pid for pid, uid in agents.items() if uid)
         assert is_alive(root)
@@ -328,7 +334,7 @@ def test_a_killed_run_leaves_no_privileged_agent(
     text = play("{name: root, command: id -un}", "{name: long, pause: {minutes: 5}}")
     process, record = lab.start_playbook(text)
     wait_for("the agent to be used", lambda: record.exists() and '"root"' in record.read_text(), 60)
-    agents = agents_below(door_for_all.pid)
+    agents = privileged_agents(door_for_all, people)
     assert len(agents) == 1
     process.kill()
     process.communicate()
@@ -353,7 +359,7 @@ def test_another_run_cannot_reach_a_privileged_agent(lab: Lab, people: Accounts,
 
 @pytest.mark.parametrize("victim", ["agent", "sudo"])
 def test_a_killed_agent_is_unreachable_within_two_seconds(
-    lab: Lab, door_for_all: PrivateSshd, victim: str
+    lab: Lab, people: Accounts, door_for_all: PrivateSshd, victim: str
 ) -> None:
     """Rule 2; what comes later finds a new agent."""
     marker = lab.directory / "marker"
@@ -365,7 +371,7 @@ def test_a_killed_agent_is_unreachable_within_two_seconds(
     process, record = lab.start_playbook(text)
     try:
         wait_for("the long task to run", lambda: marker.exists() and marker.read_text().strip(), 60)
-        (agent,) = agents_below(door_for_all.pid)
+        (agent,) = privileged_agents(door_for_all, people)
         target = agent if victim == "agent" else int(Path(f"/proc/{agent}/stat").read_text().split()[3])
         began = time.monotonic()
         os.kill(target, signal.SIGKILL)
@@ -392,7 +398,10 @@ def test_what_no_agent_can_do_is_the_genuine_command(lab: Lab, people: Accounts)
     """raw, script, su, async, variables that Python reads at its start: all in one run with warm tasks."""
     script = lab.directory / "who.sh"
     script.write_text("#!/bin/sh\nid -un\n")
-    su = f"become_method: su, vars: {{ansible_become_password: {people.password('app')}}}"
+    # For files that another ordinary account is to read.
+    shared = "ansible_shell_allow_world_readable_temp: true, ansible_remote_tmp: /tmp"
+    secret = f"ansible_become_password: {people.password('app')}"
+    su = f"become_method: su, vars: {{{secret}, {shared}}}"
     text = play(
         "{name: warm, command: id -un}",
         "{name: raw, raw: id -un}",

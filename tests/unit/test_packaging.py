@@ -49,13 +49,14 @@ def test_namespace_directories_belong_to_everybody(installed: dict[str, Path]) -
 
 
 def test_what_travels_is_package_data(installed: dict[str, Path]) -> None:
-    assert {"fatline/bootstrap/agent.py", "fatline/bootstrap/stage.py"} <= set(installed)
+    assert {f"fatline/bootstrap/{name}.py" for name in ("agent", "privileged", "stage")} <= set(installed)
     assert bootstrap.agent_source()
 
 
 def test_the_agent_was_stripped_when_it_was_built(installed: dict[str, Path]) -> None:
     """Stripping takes longer than the rest of a boot, so an installation does not do it again."""
     assert installed["fatline/bootstrap/agent.z"].read_bytes() == bootstrap.make_agent()
+    assert installed["fatline/bootstrap/privileged.z"].read_bytes() == bootstrap.make_agent(privileged=True)
     assert installed["fatline/bootstrap/stage.z"].read_bytes() == bootstrap.make_stage()
 
 
