@@ -203,7 +203,9 @@ def _fall_backs(facts: Facts) -> Iterator[Finding]:
     if facts.option("DEFAULT_KEEP_REMOTE_FILES").value:
         yield Finding(NOTE, "remote files are kept (ANSIBLE_KEEP_REMOTE_FILES): modules go the stock way")
     if facts.option("DEFAULT_BECOME").value:
-        yield Finding(NOTE, "become is on for all tasks: modules run on privileged agents where the plugin takes input")
+        yield Finding(
+            NOTE, "become is on for all tasks: modules run on privileged agents where the plugin takes input"
+        )
     yield from _ssh_arguments(facts)
 
 
