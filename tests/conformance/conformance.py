@@ -96,6 +96,8 @@ class Tree:
         if series not in _SERIES:
             raise LabError(f"the lab knows no interpreter for ansible-core {series}")
         like = _SERIES[series]
+        if cores.release(like) == self.version:
+            return cores.build(like)
         core = cores.Core(f"conformance-{self.version}", f"ansible-core=={self.version}", like.pythons)
         return cores.build(core)
 

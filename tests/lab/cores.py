@@ -131,6 +131,14 @@ def build(core: Core) -> Controller:
     raise LabError(f"no Python {' or '.join(core.pythons)} on this machine")
 
 
+def release(core: Core) -> str:
+    """The release that a virtual environment of the lab holds; empty if it has not been made."""
+    found = list(
+        (cache() / "controllers" / core.name).glob("lib/python3.*/site-packages/ansible_core-*.dist-info")
+    )
+    return found[0].name.removeprefix("ansible_core-").removesuffix(".dist-info") if found else ""
+
+
 def _interpreter(versions: Sequence[str]) -> str | None:
     pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
     for version in versions:
