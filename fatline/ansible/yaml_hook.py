@@ -29,7 +29,7 @@ def install() -> str:
         return "it is switched off (FATLINE_YAML=0 or FATLINE_DISABLE=1)"
     if trouble := dataloader_versions.misfit() or yaml_loader.available():
         return trouble
-    dataloader_versions.replace_from_yaml(_serve(dataloader_versions.current_from_yaml()))
+    dataloader_versions.replace_from_yaml(serve(dataloader_versions.current_from_yaml()))
     return ""
 
 
@@ -38,8 +38,8 @@ def installed() -> bool:
     return bool(getattr(dataloader_versions.current_from_yaml(), "fatline", False))
 
 
-def _serve(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a `from_yaml` with the signature, and in the end the result, of core's."""
+def serve(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a `from_yaml` that loads quickly what it can, and asks the original for the rest."""
     signature = inspect.signature(original)
 
     @functools.wraps(original)

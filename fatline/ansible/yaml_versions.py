@@ -36,7 +36,7 @@ from yaml.error import Mark
 from yaml.nodes import MappingNode, ScalarNode
 
 from fatline import _native
-from fatline.ansible import yaml_compare
+from fatline.ansible.comparison import differences
 from fatline.errors import FatlineError
 
 
@@ -266,7 +266,7 @@ def family() -> Family | str:
     for make in makers:
         try:
             found = make()
-            difference = yaml_compare.difference(*found.probe())
+            difference = next(differences(*found.probe()), None)
         except Exception as error:  # whatever a version lacks or changes
             words.append(str(error) or type(error).__name__)
             continue
