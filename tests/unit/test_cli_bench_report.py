@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,19 @@ def test_plot_draws_every_variant(tmp_path: Path, suffix: str) -> None:
     report.check_plot(str(path))
     report.plot(str(path), [result("fatline", 1.0, 2.0), result("stock", 5.0)])
     assert path.read_bytes().startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+
+
+def test_results_of_several_sizes_are_drawn_against_the_number_of_hosts(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "figures.svg"
+    sizes = [replace(result(name, 1.0), hosts=hosts) for name in ("fatline", "stock") for hosts in (10, 20)]
+    report.plot(str(path), sizes)
+    drawn = path.read_text()
+    assert all(
+        f">{text}</text>" in drawn for text in ("hosts", "processor time, s (median)", "fatline", "stock")
+    )
+    report.plot(str(tmp_path / "again.svg"), sizes)
+    assert (tmp_path / "again.svg").read_text() == drawn, "a committed figure would change by itself"
 
 
 def test_differences_name_the_host_and_both_counts() -> None:
