@@ -25,8 +25,10 @@ LAUNCHER_ALPHABET = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '\"$&()*+,-./:;<=>@[]_{|}~%?"
 )
 
+# No exec, here or in front: the login shell and sh do with this line what they do with stock's
+# (`/bin/sh -c "python3 && sleep 0"`), so SHLVL, _, ignored signals and the session come out the same.
 _SEARCH = (
-    'for p in "$@"; do command -v "$p" >/dev/null 2>&1 && exec "$p" -c "$0" "$p"; done; '
+    'for p in "$@"; do command -v "$p" >/dev/null 2>&1 && { "$p" -c "$0" "$p"; exit $?; }; done; '
     "echo NOPY >&2; exit 127"
 )
 
@@ -98,7 +100,7 @@ def launcher(interpreters: Sequence[str], nonce: str, size: int, *, privileged: 
         (word,) = words
         line, quotes = _BECOME.format(word, program), 2
     else:
-        line, quotes = " ".join(["exec /bin/sh -c", f"'{_SEARCH}'", f"'{program}'", *words]), 4
+        line, quotes = " ".join(["/bin/sh -c", f"'{_SEARCH}'", f"'{program}'", *words]), 4
     if not words or line.count("'") != quotes + sum(word.count("'") for word in words):
         raise ValueError("the launcher needs interpreters, and no single quote of its own")
     odd = set(line) - LAUNCHER_ALPHABET
@@ -110,7 +112,7 @@ def launcher(interpreters: Sequence[str], nonce: str, size: int, *, privileged: 
 
 
 def minify(source: str) -> str:
-    """Strip comments and docstrings from source; each remaining statement keeps its line number."""
+    """Strip comments, docstrings and most indentation; each remaining statement keeps its line number."""
     # Imported here because an installation that boots agents never needs them.
     import ast
     import io
@@ -134,4 +136,27 @@ def minify(source: str) -> str:
         lines[text.lineno - 1] = indent + ("0" if len(node.body) == 1 else "")
         for row in range(text.lineno, text.end_lineno):
             lines[row] = ""
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(_shallow([line.rstrip() for line in lines]))
+
+
+def _shallow(lines: Sequence[str]) -> list[str]:
+    """Indent by one space a level, not at all where a statement goes on; the text of strings is kept."""
+    import io
+    import tokenize
+
+    levels: list[int | None] = [None] * len(lines)
+    depth = level = 0
+    starts = True
+    for token in tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline):
+        row = token.start[0] - 1
+        level += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
+        if token.type in (tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.ENDMARKER):
+            continue
+        if lines[row][: token.start[1]].strip() == "" and row >= depth:
+            levels[row] = level if starts else 0
+        starts = token.type == tokenize.NEWLINE
+        depth = token.end[0]
+    return [
+        line if level is None else " " * level + line.lstrip()
+        for line, level in zip(lines, levels, strict=True)
+    ]
