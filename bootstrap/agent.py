@@ -26,6 +26,7 @@ import sys
 import time
 import zlib
 from collections import deque
+from functools import partial
 
 OWN_FILE = sys._getframe().f_code.co_filename
 
@@ -63,6 +64,11 @@ try:
     from _imp import _fix_co_filename as fix_filename
 except ImportError:
     fix_filename = None
+
+# What an interpreter says of output that cannot be flushed; %.0s takes the stream and prints nothing.
+FLUSHING = 'Exception ignored in: %r'
+if sys.version_info >= (3, 13):
+    FLUSHING = 'Exception ignored on flushing sys.stdout:%.0s'
 
 # Descriptors are made close-on-exec since Python 3.4 (PEP 446).
 BORN_CLOEXEC = hasattr(os, 'set_inheritable')
@@ -508,6 +514,8 @@ class Outbox(object):
 class Reply(object):
     """Where the answers to one call go."""
 
+    announced = False
+
     def __init__(self, agent, frame):
         self.agent = agent
         self.dst = frame.src
@@ -704,16 +712,11 @@ class Run(Call):
         if self.input is not None:
             self.input.close()
         self.done()
-        code = exit_code(self.status)
-        if self.is_module and os.WIFSIGNALED(self.status):
-            self.report_signal(os.WTERMSIG(self.status))
-        fields = {'rc': code, 'warm': self.warm, 'ms': int((time.time() - self.began) * 1000)}
+        fields = {'rc': exit_code(self.status), 'warm': self.warm, 'ms': int((time.time() - self.began) * 1000)}
+        if os.WIFSIGNALED(self.status):
+            # What leads the session has died, as a login shell may: ssh has no exit status to give then.
+            fields['signal'] = os.WTERMSIG(self.status)
         self.reply.send(EXIT, pack(fields), LAST, True)
-
-    def report_signal(self, number):
-        # The words of the shell around stock's interpreter (ansible fact 2).
-        if number not in (signal.SIGINT, signal.SIGPIPE):
-            self.reply.send(STDERR, latin('%s\n' % signal_words(number)), 0, True)
 
 
 def exit_code(status):
@@ -722,20 +725,31 @@ def exit_code(status):
     return os.WEXITSTATUS(status)
 
 
-def signal_words(number):
-    if hasattr(signal, 'strsignal'):
-        return signal.strsignal(number)
+def signal_words(status):
+    """What the shell around stock's interpreter says of its death (ansible fact 2)."""
+    number = os.WTERMSIG(status)
     words = {1: 'Hangup', 3: 'Quit', 4: 'Illegal instruction', 6: 'Aborted', 7: 'Bus error', 9: 'Killed',
-             11: 'Segmentation fault', 14: 'Alarm clock', 15: 'Terminated'}
-    return words.get(number, 'Signal %d' % number)
+             11: 'Segmentation fault', 14: 'Alarm clock', 15: 'Terminated'}.get(number, 'Signal %d' % number)
+    if hasattr(signal, 'strsignal'):
+        words = signal.strsignal(number)
+    if os.WCOREDUMP(status):
+        words += ' (core dumped)'
+    return words
 
 
 # ---- commands -----------------------------------------------------------------------------------------
 
 
+def announce(reply):
+    """STARTED goes out before any output, and once: from then on a loss is never retried (rule 13)."""
+    if not reply.announced:
+        reply.announced = True
+        reply.send(STARTED, pack({'pid': os.getpid()}))
+
+
 def start_run(agent, reply, body, child, warm):
-    """Fork child for an EXEC; warm is None for a command. STARTED goes out first: from then on a loss is never retried (rule 13)."""
-    reply.send(STARTED, pack({'pid': os.getpid()}))
+    """Fork child for an EXEC; warm is None for a command."""
+    announce(reply)
     agent.flush()
     run = Run(agent, reply, warm)
     first = body.get('stdin', EMPTY)
@@ -777,7 +791,6 @@ class Spare(object):
         self.pid = os.fork()
         if self.pid == 0:
             in_child(agent, self, self.wait)
-        agent.close(self.orders[0])
         agent.pids[self.pid] = self
         self.ends = self.plumbing.parent()
 
@@ -788,6 +801,7 @@ class Spare(object):
 
     def wait(self):
         """In the child: get ready, then run what comes. The end of the pipe says that nothing will."""
+        self.child.enter()
         self.child.prepare()
         size = self.take(4)
         if len(size) < 4:
@@ -807,13 +821,15 @@ class Spare(object):
         return EMPTY.join(pieces)
 
     def send(self, call):
-        """Let it run; false if it is not there any more, in which case nothing has run."""
-        try:
-            os.write(self.orders[1], struct.pack('>I', len(call)) + call)
-        except OSError:
-            return False
+        """Let it run."""
+        os.write(self.orders[1], struct.pack('>I', len(call)) + call)
         self.agent.close(self.orders[1])
-        return True
+
+    def unread(self):
+        """Once it has ended: whether it took less than the whole call, so that nothing of it has run."""
+        left = os.read(self.orders[0], 1)
+        self.agent.close(self.orders[0])
+        return bool(left)
 
     def reaped(self, status):
         """It ended before it was used."""
@@ -824,21 +840,43 @@ class Spare(object):
         """Let it end, unused."""
         self.agent.spare = None
         stdin, outputs, has_pty = self.ends
-        for fd in [stdin, self.orders[1]] + list(outputs):
+        for fd in [stdin] + list(self.orders) + list(outputs):
             self.agent.close(fd)
 
 
-def use_spare(agent, spare, reply, body):
-    """Hand a call to the child forked ahead; false if it has to be forked after all."""
+class SpareRun(Run):
+    """A run in a child that was forked ahead. If that ends without having read its call, another is forked."""
+
+    def __init__(self, agent, reply, spare, again):
+        Run.__init__(self, agent, reply, True)
+        self.spare = spare
+        self.again = again
+        self.attach(*spare.ends + (EMPTY, False))
+
+    def cancel(self):
+        self.again = None
+        Run.cancel(self)
+
+    def reaped(self, status):
+        if self.spare.unread() and self.again:
+            self.input.close()
+            for fd in list(self.outputs):
+                self.end_output(fd)
+            self.done()
+            self.agent.guard(self.reply, self.again)
+            return
+        Run.reaped(self, status)
+
+
+def use_spare(agent, spare, reply, body, again):
+    """Hand a call to the child forked ahead; false if it has to be forked after all, which again() does."""
     call = pack(body)
     if len(call) > spare.CALL_MAX:
         return False
-    reply.send(STARTED, pack({'pid': os.getpid()}))
-    if not spare.send(call):
-        return False
+    announce(reply)
+    spare.send(call)
     agent.spare = None
-    run = agent.pids[spare.pid] = Run(agent, reply, True)
-    run.attach(*spare.ends + (EMPTY, False))
+    agent.pids[spare.pid] = SpareRun(agent, reply, spare, again)
     return True
 
 
@@ -853,6 +891,30 @@ def in_child(agent, plumbing, child):
         code = child()
     finally:
         os._exit(code)
+
+
+def below_shell():
+    """Go on in a child, as stock's interpreter does below a shell that leads session and group and waits.
+
+    What a module does to its parent, its group or itself then ends in what it ends in there.
+    """
+    try:
+        pid = os.fork()
+    except OSError:
+        os.write(2, latin('/bin/sh: 1: Cannot fork\n'))
+        os._exit(2)
+    if pid == 0:
+        return
+    try:
+        for number in (signal.SIGINT, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        status = os.waitpid(pid, 0)[1]
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) not in (signal.SIGINT, signal.SIGPIPE):
+            os.write(2, latin('%s\n' % signal_words(status)))
+        code = exit_code(status)
+    except:  # noqa: E722
+        code = 255
+    os._exit(code)
 
 
 class PipePlumbing(object):
@@ -1254,6 +1316,7 @@ class Warm(object):
         self.seen = {}
         self.fixups = {}
         self.codes = {}
+        self.running = {}
         self.mentions = {}
         self.plans = {}
         self.elsewhere = [path for path in sys.path if path and os.path.isdir(os.path.join(path, 'ansible'))]
@@ -1501,7 +1564,8 @@ class WarmFinder(object):
     def exec_module(self, module):
         entry = self.manifest.modules[module.__name__]
         as_zipimport_leaves_it(module)
-        exec(self.warm.code(entry), module.__dict__)
+        code = self.warm.running[entry.module] = self.warm.code(entry)
+        exec(code, module.__dict__)
         self.warm.note(entry, self.manifest, module)
 
     def load_module(self, name):
@@ -1546,6 +1610,7 @@ class Plan(object):
     def __init__(self, warm, manifest, keep):
         self.manifest = manifest
         self.keep = [manifest.modules[name] for name in sorted(keep)]
+        self.running = warm.running
         self.fixups = [(name, warm.fixups[name]) for name in keep if warm.fixups[name]]
         self.drop = [name for name in warm.loaded if name not in keep]
         self.codes = {}
@@ -1575,6 +1640,8 @@ class Plan(object):
             detach(name)
         for entry in self.keep:
             rebind(sys.modules[entry.module], entry, archive, importers, before)
+            if fix_filename is not None:
+                fix_filename(self.running[entry.module], archive + '/' + entry.path)
         for name in SHELLS:
             self.fill(name, archive, importers, before)
         for name, globals_made in self.fixups:
@@ -1590,6 +1657,8 @@ class Plan(object):
             sys.modules.pop(name, None)
             return
         rebind(module, entry, archive, importers, before)
+        if fix_filename is not None:
+            fix_filename(self.codes[name], module.__file__)
         exec(self.codes[name], module.__dict__)
 
 
@@ -1702,6 +1771,9 @@ FAMILIES = (214, 219, 222)
 if sys.version_info < (3, 7):
     FAMILIES = (214,)  # of the others the wrapper itself is a syntax error, and stock tells of that
 
+# Whether sh becomes the one command that it is given, as bash does, or waits for it, as dash does.
+SHELL_EXECUTES = os.path.basename(os.path.realpath('/bin/sh')) == 'bash'
+
 
 def check_module(agent, body):
     """Refuse what this agent cannot run as stock would; nothing has been touched yet."""
@@ -1718,9 +1790,29 @@ def check_module(agent, body):
         if not isinstance(body.get(key), text_type):
             raise Refusal(MALFORMED, 'EXEC: %s is not text' % key)
         body[key] = native(body[key])
-    for key in ('date', 'site_date'):
-        if not isinstance(body.get(key), list) or [part for part in body[key] if not isinstance(part, int)]:
-            raise Refusal(MALFORMED, 'EXEC: %s is not a date' % key)
+    for key, size in (('date', 6), ('site_date', 6), ('lines', 6)):
+        numbers = body.get(key)
+        if not isinstance(numbers, list) or len(numbers) != size or [
+                part for part in numbers if not isinstance(part, int) or not 0 < part + (key != 'lines') < 10000]:
+            raise Refusal(MALFORMED, 'EXEC: %s is not a list of %d numbers' % (key, size))
+
+
+def wrapper_frames(lines):
+    """For each step of a wrapper the functions that stand for its own, at their lines of what came on stdin."""
+    main, mkdtemp, write, call, imports, run = lines
+    return {'main': compile('\n' * (main - 1) + 'result = rest[0](*rest[1:])', '<stdin>', 'exec'),
+            'mkdtemp': [wrapper_frame('_ansiballz_main', mkdtemp)],
+            'write': [wrapper_frame('_ansiballz_main', write)],
+            'import': [wrapper_frame('_ansiballz_main', call), wrapper_frame('invoke_module', imports)],
+            'run': [wrapper_frame('_ansiballz_main', call), wrapper_frame('invoke_module', run, 1)]}
+
+
+def wrapper_frame(name, line, more=0):
+    # Up to Python 3.7 a traceback tells the line of the last argument, which may be one of those that follow.
+    scope = {}
+    exec(compile('\n' * (line - 2) + 'def %s(*rest):\n return rest[0](' % name + '\n' * more + '*rest[1:])',
+                 '<stdin>', 'exec'), scope)
+    return scope[name]
 
 
 class ModuleChild(object):
@@ -1730,16 +1822,29 @@ class ModuleChild(object):
     while nobody waits.
     """
 
+    FRAMES = {}
+
     def __init__(self, plan, parts, body):
         self.plan = plan
         self.parts = parts
         self.module = body['module']
+        self.is_below_shell = body.get('chained') or not SHELL_EXECUTES
         self.is_old = body['family'] == 214
+        lines = tuple(body['lines'])
+        if lines not in self.FRAMES:
+            self.FRAMES.clear()
+            self.FRAMES[lines] = wrapper_frames(lines)
+        self.frames = self.FRAMES[lines]
         self.site = body['site']
         self.site_date = body['site_date']
         self.directory = None
         self.applied = ARCHIVE
         self.trouble = None
+
+    def enter(self):
+        """Take the place that stock's interpreter has in its session."""
+        if self.is_below_shell:
+            below_shell()
 
     def prepare(self):
         import tempfile
@@ -1809,35 +1914,80 @@ class ModuleChild(object):
         if body.get('rlimit_nofile'):
             limit_files(body['rlimit_nofile'])
         sys.path = [path for path in sys.path if path not in ('', '.')]
-        if not self.made_as_planned():
-            self.make_directory()
         try:
-            write_zip(self.archive, self.zip)
+            if not self.written_as_planned():
+                self.make_directory()
+                self.write()
             if self.applied != self.archive:
                 self.apply()
             sys.path.insert(0, self.archive)
-            invoke(body, self.archive)
+            self.invoke(body)
         finally:
-            shutil.rmtree(self.directory, True)
+            if self.directory is not None:
+                shutil.rmtree(self.directory, True)
 
-    def made_as_planned(self):
-        """Make the directory that was chosen ahead, if one was."""
+    def written_as_planned(self):
+        """Make the directory that was chosen ahead, if one was, and the zip in it."""
+        import shutil
         if self.directory is None:
             return False
+        made = False
         try:
             os.mkdir(self.directory, 448)
-        except OSError:
-            return False
-        return True
+            made = True
+            write_zip(self.archive, self.zip)
+            return True
+        except EnvironmentError:
+            if made:
+                shutil.rmtree(self.directory, True)
+            self.directory = None
+        return False
 
     def make_directory(self):
-        """Choose and make a directory as the wrapper does, whatever was found before."""
+        """Choose and make a directory as the wrapper does, which looks for a place just before it writes."""
         import tempfile
         tempfile.tempdir = None
-        self.directory = tempfile.mkdtemp(prefix=self.prefix())
+        self.directory = self.step('mkdtemp', tempfile.mkdtemp, '', self.prefix())
         if not self.is_old:
             self.directory = os.path.realpath(self.directory)
         self.place()
+
+    def write(self):
+        """Write the zip as the wrapper does."""
+        archive = open(self.archive, 'wb')
+        try:
+            self.step('write', archive.write, EMPTY.join(self.zip))
+        finally:
+            archive.close()
+
+    def invoke(self, body):
+        """Run the module, genuine code of the payload's zip from here on."""
+        params, fqn = body.get('stdin', EMPTY), body['fqn']
+        if self.is_old:
+            self.invoke_old(params, fqn)
+            return
+        self.step('import', __import__, 'ansible.module_utils._internal._ansiballz._loader')
+        loader = sys.modules['ansible.module_utils._internal._ansiballz._loader']
+        arguments = {'json_params': params, 'profile': body['profile'], 'module_fqn': fqn,
+                     'modlib_path': self.archive, 'extensions': {}}
+        if body['family'] >= 222:
+            arguments['secrets'] = frozenset(body.get('secrets', ()))
+        self.step('run', partial(loader.run_module, **arguments))
+
+    def invoke_old(self, params, fqn):
+        import runpy
+        self.step('import', __import__, 'ansible.module_utils.basic')
+        sys.modules['ansible.module_utils.basic']._ANSIBLE_ARGS = params
+        self.step('run', partial(runpy.run_module, mod_name=fqn, run_name='__main__', alter_sys=True, init_globals={
+            '_module_fqn': fqn, '_modlib_path': self.archive}))
+        sys.stdout.write('{"msg": "New-style module did not handle its own exit", "failed": true}\n')
+        sys.exit(1)
+
+    def step(self, name, function, *arguments):
+        """Call a function from frames that are, in a traceback, those of the wrapper at that step."""
+        scope = {'rest': self.frames[name] + [function] + list(arguments)}
+        exec(self.frames['main'], scope)
+        return scope['result']
 
 
 def become_fresh(body):
@@ -1898,31 +2048,6 @@ def names_directory(env):
         if native(name.decode('latin-1')) in ('TMPDIR', 'TEMP', 'TMP'):
             return True
     return False
-
-
-def invoke(body, archive):
-    """Run the module, genuine code of the payload's zip from here on."""
-    params, fqn = body.get('stdin', EMPTY), body['fqn']
-    if body['family'] == 214:
-        invoke_old(params, fqn, archive)
-        return
-    __import__('ansible.module_utils._internal._ansiballz._loader')
-    loader = sys.modules['ansible.module_utils._internal._ansiballz._loader']
-    arguments = {'json_params': params, 'profile': body['profile'], 'module_fqn': fqn, 'modlib_path': archive,
-                 'extensions': {}}
-    if body['family'] >= 222:
-        arguments['secrets'] = frozenset(body.get('secrets', ()))
-    loader.run_module(**arguments)
-
-
-def invoke_old(params, fqn, archive):
-    import runpy
-    __import__('ansible.module_utils.basic')
-    sys.modules['ansible.module_utils.basic']._ANSIBLE_ARGS = params
-    runpy.run_module(mod_name=fqn, init_globals={'_module_fqn': fqn, '_modlib_path': archive}, run_name='__main__',
-                     alter_sys=True)
-    sys.stdout.write('{"msg": "New-style module did not handle its own exit", "failed": true}\n')
-    sys.exit(1)
 
 
 def exit_status(code):
@@ -2018,9 +2143,19 @@ def flush_standard(code):
             if stream is not None and not getattr(stream, 'closed', False):
                 stream.flush()
         except Exception:
-            if stream is sys.stdout and code == 0:
-                code = 120
+            if stream is sys.stdout:
+                report_flush(stream)
+                if code == 0:
+                    code = 120
     return code
+
+
+def report_flush(stream):
+    """The interpreter's words for output that it cannot get rid of at its end."""
+    try:
+        sys.stderr.write((FLUSHING + '\n%s: %s\n') % (stream, sys.exc_info()[0].__name__, sys.exc_info()[1]))
+    except Exception:
+        pass  # nobody reads them
 
 
 # ---- module runs, in the parent -----------------------------------------------------------------------
@@ -2899,7 +3034,14 @@ class Agent(object):
         parts = manifest.zip_parts(self.blobs, body['date'])
         child = ModuleChild(plan, parts, body)
         if not self.run_ahead(reply, body, child):
-            start_run(self, reply, {}, lambda: child.run(body), not is_new)
+            self.fork_run(reply, body, child, not is_new)
+
+    def fork_run(self, reply, body, child, warm):
+        def run():
+            child.enter()
+            return child.run(body)
+
+        start_run(self, reply, {}, run, warm)
 
     def run_ahead(self, reply, body, child):
         """Give the call to the child that was forked ahead for its like, if there is one; note what to fork next.
@@ -2907,7 +3049,8 @@ class Agent(object):
         Forked ahead is what ran twice in a row: a playbook that does something else with every task would
         only throw such children away.
         """
-        key = [body[name] for name in ('manifest', 'fqn', 'module', 'family', 'date', 'site', 'site_date')]
+        key = [body.get(name) for name in ('manifest', 'fqn', 'module', 'family', 'chained', 'date', 'site',
+                                           'site_date')]
         self.ahead = None
         if key == self.previous and waits_for_zip():
             self.ahead = child
@@ -2916,7 +3059,7 @@ class Agent(object):
         if spare is None:
             return False
         if spare.key == key and spare.child.plan is child.plan and not names_directory(body.get('env')):
-            if use_spare(self, spare, reply, body):
+            if use_spare(self, spare, reply, body, lambda: self.fork_run(reply, body, child, True)):
                 return True
         if self.spare is not None:
             self.spare.drop()

@@ -29,6 +29,8 @@ class RunResult:
     """Whether the run was forked from a parent that already held its modules."""
     started: bool
     """Whether the agent said so before it forked (it always does for a run that ended)."""
+    signal: int = 0
+    """The signal that ended what led the run's session: there ssh has no exit status to give."""
 
 
 def run(
@@ -106,7 +108,11 @@ class _Run:
         rc, warm = end.get("rc"), end.get("warm")
         if not isinstance(rc, int):
             raise codec.Malformed(f"a run ended with the status {rc!r}")
-        return RunResult(rc, b"".join(self._stdout), b"".join(self._stderr), bool(warm), self._started)
+        signum = end.get("signal", 0)
+        if not isinstance(signum, int):
+            raise codec.Malformed(f"a run ended with the signal {signum!r}")
+        output = b"".join(self._stdout), b"".join(self._stderr)
+        return RunResult(rc, *output, bool(warm), self._started, signum)
 
     def _on_started(self, _answer: Answer) -> None:
         self._started = True

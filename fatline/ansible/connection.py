@@ -149,6 +149,10 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         """Return what the EXEC of a command says it is."""
         return {"command": job.command}
 
+    def _fl_status(self, result: runs.RunResult) -> int:
+        """Return the exit status as the stock plugin tells it: here as subprocess tells a death by signal."""
+        return -result.signal if result.signal else result.rc
+
     def _fl_result(self, job: Job, rc: int, stdout: bytes, stderr: bytes) -> Result:
         """Return what ran, as the stock plugin would."""
         return rc, stdout, stderr
@@ -225,7 +229,8 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
     # ---- warm runs ---------------------------------------------------------------------------------
 
     def _fl_warm(self, job: Job, parsed: payload.Payload, command: payload.Command) -> Result:
-        body = {**parsed.exec_body(command.interpreter, command.env), **self._fl_exec_fields()}
+        shaped = parsed.exec_body(command.interpreter, command.env, chained=bool(command.suffix))
+        body = {**shaped, **self._fl_exec_fields()}
         if job.wrapped is not None:
             body["sudo_command"] = become.sudo_command(job.wrapped)
 
@@ -246,7 +251,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         except Refused as refused:
             return self._fl_refused(job, f"the agent refused a warm run: {refused.reason}")
         self._fl_say(summary.WARM, reason, cold=not result.warm, module=True)
-        return self._fl_result(job, result.rc, result.stdout, result.stderr)
+        return self._fl_result(job, self._fl_status(result), result.stdout, result.stderr)
 
     def _fl_refused(self, job: Job, reason: str) -> Result:
         """Run otherwise what an agent has turned down."""
@@ -320,7 +325,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         except (Refused, Dead) as error:
             raise Fallback(f"{reason}; the agent did not take it: {error}") from error
         self._fl_say(summary.COMMAND, reason, cold=True, module=job.runs_module)
-        return self._fl_result(job, result.rc, result.stdout, result.stderr + closing)
+        return self._fl_result(job, self._fl_status(result), result.stdout, result.stderr + closing)
 
     def _fl_find(self, link: Link, reason: str) -> tuple[Client, Agent]:
         if not link.key:

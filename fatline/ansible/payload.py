@@ -71,10 +71,14 @@ class Payload:
     secrets: tuple[str, ...]
     manifest: bytes
     """Name of the manifest's blob."""
+    lines: tuple[int, ...]
+    """Where the wrapper's steps stand in its text, for tracebacks: those of STEPS."""
     blobs: Mapping[bytes, bytes]
     """Every blob that the run needs, the manifest too. Payloads of one zip share it: not to be changed."""
 
-    def exec_body(self, interpreter: str, env: dict[bytes, bytes]) -> dict[str, Any]:
+    def exec_body(
+        self, interpreter: str, env: dict[bytes, bytes], *, chained: bool = False
+    ) -> dict[str, Any]:
         """Return the EXEC body of docs/protocol.md; the parameters travel as the run's stdin."""
         body: dict[str, Any] = {
             "mode": "module",
@@ -89,6 +93,8 @@ class Payload:
             "site": self.site,
             "site_date": self.site_date,
             "rlimit_nofile": self.rlimit_nofile,
+            "lines": self.lines,
+            "chained": chained,
         }
         if self.family >= 222:
             body["secrets"] = self.secrets
@@ -118,6 +124,7 @@ class _Values:
     rlimit_nofile: int
     secrets: tuple[str, ...]
     zip_text: bytes
+    lines: tuple[int, ...]
 
     def __post_init__(self) -> None:
         # The module's name becomes part of a file name on the target, the other one is imported.
@@ -167,6 +174,16 @@ _NEW_KEYS = (
     b"secrets", b"zip_data",
 )  # fmt: skip
 
+STEPS = (
+    b"    _ansiballz_main(",
+    b"tempfile.mkdtemp(prefix=",
+    b"modlib.write(",
+    b"            invoke_module(",
+    b"        from ansible.module_utils",
+    b"run_module(",
+)
+"""The statements of a wrapper that are on the stack when something fails, as they begin."""
+
 _RLIMIT = re.compile(
     rb"""
     import resource
@@ -209,6 +226,18 @@ def _cut(data: bytes, places: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, lis
     return rest.digest(), values
 
 
+_lines_cache: dict[tuple[bytes, int], tuple[int, ...]] = {}
+
+
+def _lines(in_data: bytes, digest: bytes, shift: int) -> tuple[int, ...]:
+    """Return the line of each of STEPS; shift is what a value adds to the lines of this wrapper."""
+    key = digest, shift
+    if key not in _lines_cache:
+        begin = in_data.index(b"import shutil\n")
+        _lines_cache[key] = tuple(in_data.count(b"\n", 0, in_data.index(step, begin)) + 1 for step in STEPS)
+    return _lines_cache[key]
+
+
 def _wrapper(digest: bytes) -> Wrapper:
     try:
         return WRAPPERS[digest.hex()]
@@ -236,6 +265,7 @@ def _parse_old(in_data: bytes) -> _Values:
         limit,
         (),
         zip_text,
+        _lines(in_data, digest, rlimit.count(b"\n")),
     )
 
 
@@ -251,6 +281,7 @@ def _parse_new(in_data: bytes) -> _Values:
         wrapper, _string(value[b"ansible_module"]), _string(value[b"module_fqn"]), _string(value[b"profile"]),
         _string(value[b"params"]), _date(_NEW_DATE, value[b"date_time"]), int(value[b"rlimit_nofile"]),
         _secrets(value.get(b"secrets", b"frozenset()")), value[b"zip_data"][1:-1],
+        _lines(in_data, digest, 0),
     )  # fmt: skip
 
 
@@ -268,7 +299,7 @@ def _payload(values: _Values, archive: zips.Zip) -> Payload:
     return Payload(
         values.wrapper.family, values.module, values.fqn, values.profile, values.params.encode(),
         archive.date, values.site_date, values.wrapper.site, values.rlimit_nofile, values.secrets,
-        archive.manifest, archive.blobs,
+        archive.manifest, values.lines, archive.blobs,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from fatline import boot, mux
+from fatline import boot, mux, runs
 from fatline.ansible import agents, keys, run, sshargs, summary, versions
 from fatline.ansible.agents import Place
 from fatline.ansible.connection import Fallback, Job, Link, Result
@@ -249,6 +249,10 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
         """Raise UNREACHABLE in the words core uses for exit status 255."""
         versions.close_sshpass_pipe(self)
         versions.run_lost(self, stderr, job.core_pipelines)
+
+    def _fl_status(self, result: runs.RunResult) -> int:
+        """Return the exit status of ssh, which has one of its own where a signal ended the login shell."""
+        return 255 if result.signal else result.rc
 
     def _fl_result(self, job: Job, rc: int, stdout: bytes, stderr: bytes) -> Result:
         """Return what ran, as `_bare_run` would; exit status 255 is UNREACHABLE, but never run again."""

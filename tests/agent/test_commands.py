@@ -41,7 +41,9 @@ def test_without_stdin_the_command_reads_the_end(agent: AgentProcess) -> None:
 
 def test_death_by_signal_is_128_plus_n(agent: AgentProcess) -> None:
     # Ansible fact 2.
-    assert agent.command(b"kill -9 $$").rc == 137
+    done = agent.command(b"kill -9 $$")
+    assert (done.rc, done.exit["signal"]) == (137, 9), "ssh has no status of a login shell that was killed"
+    assert "signal" not in agent.command(b"sh -c 'kill -9 $$'; exit 137").exit
 
 
 def test_argv_environment_and_directory(agent: AgentProcess, tmp_path: pathlib.Path) -> None:
