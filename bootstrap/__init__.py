@@ -136,27 +136,31 @@ def minify(source: str) -> str:
         lines[text.lineno - 1] = indent + ("0" if len(node.body) == 1 else "")
         for row in range(text.lineno, text.end_lineno):
             lines[row] = ""
-    return "\n".join(_shallow([line.rstrip() for line in lines]))
+    return "\n".join(_tight([line.rstrip() for line in lines]))
 
 
-def _shallow(lines: Sequence[str]) -> list[str]:
-    """Indent by one space a level, not at all where a statement goes on; the text of strings is kept."""
+def _tight(lines: list[str]) -> list[str]:
+    """Leave out spaces that tokens do not need: one a level stays in front."""
     import io
     import tokenize
 
-    levels: list[int | None] = [None] * len(lines)
-    depth = level = 0
-    starts = True
+    gaps: list[tuple[int, int, int, str]] = []
+    level, row, column, last, is_first = 0, 0, 0, "", True
     for token in tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline):
-        row = token.start[0] - 1
         level += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
-        if token.type in (tokenize.INDENT, tokenize.DEDENT, tokenize.NL, tokenize.ENDMARKER):
+        is_first = is_first or token.type == tokenize.NEWLINE
+        if not token.string.strip() or token.type == tokenize.DEDENT:
             continue
-        if lines[row][: token.start[1]].strip() == "" and row >= depth:
-            levels[row] = level if starts else 0
-        starts = token.type == tokenize.NEWLINE
-        depth = token.end[0]
-    return [
-        line if level is None else " " * level + line.lstrip()
-        for line, level in zip(lines, levels, strict=True)
-    ]
+        if token.start[0] != row:
+            gaps.append((token.start[0], 0, token.start[1], " " * level if is_first else ""))
+        elif not (_may_grow(last[-1]) and _may_grow(token.string[0])):
+            gaps.append((row, column, token.start[1], ""))
+        (row, column), last, is_first = token.end, token.string, False
+    for row, start, end, gap in reversed(gaps):
+        lines[row - 1] = lines[row - 1][:start] + gap + lines[row - 1][end:]
+    return lines
+
+
+def _may_grow(character: str) -> bool:
+    """Say whether a character of a name, number or string could become one with its neighbour."""
+    return character.isalnum() or character in "_'\""
