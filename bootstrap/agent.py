@@ -2096,7 +2096,8 @@ def below_agent(stack):
 
 
 def end_as_python(code, present):
-    """End like the interpreter does (systems fact 19): threads, atexit, objects, flushes; the exit status."""
+    """End like the interpreter does (systems fact 19): flushes, threads, atexit, objects; the exit status."""
+    flush_standard(code)  # the end of the program's text, whatever becomes of it afterwards
     if 'threading' in sys.modules:
         sys.modules['threading']._shutdown()
     try:

@@ -38,8 +38,8 @@ TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"ansible-local-[0-9]+[0-9a-z_]{8}", "ansible-local-N", "pid and random letters"),
     (r"ansible-moduletmp-[0-9.]+-[0-9a-z_]{8}", "ansible-moduletmp-N", "time and random letters"),
     (r"(ansible[._][\w.]*payload_)[0-9a-z_]{8}", r"\1N", "random letters"),
-    (r"\bj?[0-9]{9,}\.[0-9]{1,7}\b", "JOB", "async job ids: random number and pid"),
-    (r"/home/control/\.ansible/tmp/[^\s\"'/]+", "LOCAL-TMP", "random letters"),
+    (r"\bj?[0-9]{9,}\.[0-9]{1,7}\b|\bj[0-9]{9,12}\b", "JOB", "async job ids: random number and pid"),
+    (r"/home/control/\.ansible/tmp/[^\s\"'/]+(/tmp\w{8})?", "LOCAL-TMP", "random letters"),
     (r"/(tmp|ansible)[0-9a-z_]{8}\b", r"/\1N", "random letters"),
     (r"\.ansible_tmp[0-9a-z_]{8}", ".ansible_tmpN", "random letters"),
     (r"(\w+)\.[0-9]+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", r"\1.BACKUP", "pid and time in names of backups"),
@@ -73,7 +73,8 @@ FILES_UNSET: dict[str, str] = {
 
 CONTENTS: dict[str, str] = {
     r".*/__pycache__/.*\.pyc": "they hold times",
-    r"/tmp/ansible_\w+_payload_\w+/.*\.zip": "they hold times; modules that end by force leave them",
+    r"/tmp/ansible_[\w.]+_payload_\w+/.*\.zip": "they hold times; modules that end by force leave them",
+    r".*/ansible-tmp-[^/]+/(AnsiballZ_\w+|async_wrapper)\.py": "they hold times; jobs keep them",
     r".*/\.ansible_async/.*": "the results of jobs: they are compared as results",
 }
 """Paths whose presence, type, mode and owner are compared, but not what is in them."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import configparser
 import itertools
 import json
 import os
@@ -129,7 +130,11 @@ class Bench:
         if case.helpers.is_dir():
             shutil.copytree(case.helpers, play, dirs_exist_ok=True, symlinks=True)
         (play / "inventory.yml").write_text(case.inventory or _inventory(case))
-        (play / "ansible.cfg").write_text(_CONFIG.format(callbacks=HERE / "callback_plugins") + case.config)
+        config = configparser.RawConfigParser()
+        config.read_string(_CONFIG.format(callbacks=HERE / "callback_plugins"))
+        config.read_string(case.config)
+        with open(play / "ansible.cfg", "w", encoding="utf-8") as file:
+            config.write(file)
         (play / "record").mkdir()
         world.path(WORK).mkdir()
         world.shell(f"chown -R control: {PLAY}; chown worker: {WORK}\n{case.setup}")

@@ -256,7 +256,7 @@ class World:
             }
             status = self._order(order, timeout)
             if not status:
-                running = "\n".join(self.processes())
+                running = "\n".join(f"{_state(pid)} {_describe(pid)}" for pid in self._pids())
                 said = f"{_text(output)}{_text(errors)}\nprocesses:\n{running}"
                 raise WorldError(f"not within {timeout} s: {shlex.join(command)}\n{said}")
             return Finished(int(status), _text(output), _text(errors))
@@ -299,6 +299,18 @@ class World:
                 path = os.path.join(folder, name)
                 found[path[len(str(upper)) :]] = _describe_file(path)
         return found
+
+
+def _state(pid: int) -> str:
+    """What a process does, for whoever wonders why it does not end."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (
+            f"{pid} {stat[0]} ppid {stat[1]} pgrp {stat[2]} sid {stat[3]} in "
+            + Path(f"/proc/{pid}/wchan").read_text()
+        )
+    except OSError:
+        return f"{pid} gone"
 
 
 def _describe(pid: int) -> str:
