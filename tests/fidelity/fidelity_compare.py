@@ -47,6 +47,7 @@ TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"/dev/pts/\d+", "/dev/pts/N", "which terminals are free"),
     (r"(?m)^ASYNC POLL on .*\n", "", "how often a job is asked is a matter of time"),
     (r"currently used by process \d+", "currently used by process N", "process ids"),
+    (r"copied, [0-9.e-]+ s, [0-9.]+ .?B/s", "copied", "how long it took"),
     (r"BECOME-SUCCESS-[a-z]{32}", "BECOME-SUCCESS-N", "random letters"),
     (
         r"127\.0\.0\.(\d+) \d+ (127\.0\.0\.\d+ )?22\b",
