@@ -1001,8 +1001,6 @@ def command_child(agent, body):
         try:
             if body.get('cwd'):
                 os.chdir(body['cwd'])
-            elif body.get('argv') is None:
-                enter_home()
             os.execvp(path, argv)
         except OSError:
             error = sys.exc_info()[1]
@@ -1011,26 +1009,6 @@ def command_child(agent, body):
                 return 127
             return 126
     return child
-
-
-def enter_home():
-    """Do and say what sshd does ahead of each command, where the login found no home directory."""
-    try:
-        if os.getcwd() != '/':
-            return
-    except OSError:
-        pass  # it has been removed since
-    import pwd
-    try:
-        home = pwd.getpwuid(os.getuid())[5]
-    except KeyError:
-        return
-    try:
-        os.chdir(home)
-    except OSError:
-        words = (home, sys.exc_info()[1].strerror)
-        os.write(2, as_bytes('Could not chdir to home directory %s: %s\n' % words))
-        os.chdir('/')
 
 
 def same_type(mapping, text):
@@ -1064,6 +1042,8 @@ def check_command(body):
     if argv is None:
         if not isinstance(body.get('command'), bytes_type):
             raise Refusal(MALFORMED, 'EXEC: command mode needs command or argv')
+        if not os.path.isdir(os.path.expanduser('~')):
+            raise Refusal(UNSUPPORTED, 'no home directory')  # sshd has words for that
     elif not argv or [word for word in argv if not isinstance(word, bytes_type)]:
         raise Refusal(MALFORMED, 'EXEC: argv is a list of one or more byte strings')
 
