@@ -56,6 +56,9 @@ class Case:
     setup: str = ""
     """A shell script that root runs before, in each world."""
 
+    awaited: tuple[str, ...] = ()
+    """Commands, by their first words, that end by themselves before it is looked what is left."""
+
     runs: int = 1
     """How often it is run in the same world; the second run finds a warm mux, as it finds stock's masters."""
 

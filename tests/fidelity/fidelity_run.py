@@ -119,7 +119,7 @@ class Bench:
             for _ in range(case.runs):
                 self._play(world, case, variant, seen)
             self._end_transport(world)
-            seen.processes = world.settle(_TRANSPORT)
+            seen.processes = world.settle((*_TRANSPORT, *case.awaited))
             seen.tree = world.tree()
         return seen
 
