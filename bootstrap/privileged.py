@@ -17,10 +17,10 @@ ACCOUNT_DATABASES = ('passwd', 'group', 'shadow', 'initgroups', 'sudoers')
 LOCAL_SOURCES = ('files', 'compat', 'systemd', 'myhostname', 'altfiles')
 
 
-def foreign_source():
+def foreign_source(path='/etc/nsswitch.conf'):
     """A source of accounts or rights that cannot be looked at, as sssd or LDAP; None if there is none."""
     try:
-        stream = open('/etc/nsswitch.conf')
+        stream = open(path)
     except (IOError, OSError):
         return None
     try:

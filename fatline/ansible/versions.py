@@ -309,14 +309,24 @@ def keeps_remote_files() -> bool:
     return bool(C.DEFAULT_KEEP_REMOTE_FILES)
 
 
-def asks_for_pipelining(depth: int = 2) -> bool:
-    """Say whether the caller's caller is core about to run a module, in releases before 2.19.
+# More calls than lie between `asks_for_pipelining` and whoever has asked a connection for the option.
+_ASKED_THROUGH = 8
+
+
+def asks_for_pipelining() -> bool:
+    """Say whether an option is asked for by core about to run a module, in releases before 2.19.
 
     Later ones ask the connection's `is_pipelining_enabled`; these read the option, as does whoever only
     wants to know what `ansible_pipelining` is.
     """
-    frame = sys._getframe(depth)
-    return frame.f_code.co_name == "_is_pipelining_enabled" and not frame.f_locals.get("wrap_async")
+    frame = inspect.currentframe()
+    for _ in range(_ASKED_THROUGH):
+        if frame is None:
+            break
+        if frame.f_code.co_name == "_is_pipelining_enabled":
+            return not frame.f_locals.get("wrap_async")
+        frame = frame.f_back
+    return False
 
 
 # ---- failures in core's own words --------------------------------------------------------------------

@@ -116,12 +116,13 @@ class AgentProcess:
         shell: str = "/bin/sh",
         env: dict[str, str] | None = None,
         cwd: str | None = None,
+        privileged: bool = False,
     ) -> None:
         near, far = socket.socketpair()
         self.interpreter = interpreter
-        self.source = bootstrap.agent_source()
+        self.source = bootstrap.agent_source(privileged=privileged)
         self.nonce = secrets.token_hex(8)
-        line = bootstrap.launcher([interpreter], self.nonce, len(self.source))
+        line = bootstrap.launcher([interpreter], self.nonce, len(self.source), privileged=privileged)
         self.process = subprocess.Popen(
             [shell, "-c", line],
             stdin=far,
