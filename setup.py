@@ -140,7 +140,7 @@ setup(
     package_dir={"fatline.bootstrap": "bootstrap", **COLLECTION_PACKAGES},
     package_data={
         "fatline": ["py.typed", "*.pyi", *(f"cli/bench/playbooks/{part}" for part in PLAYBOOK_FILES)],
-        **{name: ["*.yml", "*.md"] for name in COLLECTION_PACKAGES},
+        **{name: ["*.yml", "*.md", "*.txt"] for name in COLLECTION_PACKAGES},
     },
     ext_modules=[extension()],
     cmdclass={"build_py": BuildPackages},

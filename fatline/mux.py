@@ -30,6 +30,8 @@ from pathlib import Path
 from fatline import _native, forks
 from fatline.errors import MuxError
 
+_own_directory: Path | None = None
+
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 10
 """How long a mux without clients waits for the next one; agents that persist keep it longer."""
@@ -66,8 +68,21 @@ def runtime_directory() -> Path:
     return directory
 
 
+def use_directory(directory: Path) -> None:
+    """Have this process and its forks use a mux of their own, in a directory that ends with them."""
+    global _own_directory
+    _own_directory = directory
+
+
+def has_own_directory() -> bool:
+    """Say whether the mux is this process's and its forks' alone."""
+    return _own_directory is not None
+
+
 def _choose_directory() -> Path:
     """Systems fact 33: not below HOME, which may be on NFS or shared with a container."""
+    if _own_directory is not None:
+        return _own_directory
     chosen = os.environ.get("FATLINE_RUNTIME_DIR")
     if chosen:
         return Path(chosen).absolute()

@@ -15,7 +15,18 @@ from ansible.plugins.loader import connection_loader
 from ansible.utils.display import Display
 
 import fatline
-from fatline.ansible import ahead, imports, keys, run, summary, templates, transports, versions, yaml_hook
+from fatline.ansible import (
+    ahead,
+    imports,
+    keys,
+    owned,
+    run,
+    summary,
+    templates,
+    transports,
+    versions,
+    yaml_hook,
+)
 from fatline.ansible.switches import disabled
 
 display = Display()
@@ -39,6 +50,7 @@ def activate(plugin_file: str | None = None) -> bool:
             # Rule 12 forbids warnings inside a task; this is the main process, before the first one.
             display.warning(f"fatline is not active: {trouble}")
             return False
+        owned.settle(in_main=True)
         _map_connections()
         atexit.register(_at_exit, os.getpid())
         run.begin()
@@ -130,3 +142,4 @@ def _at_exit(main_pid: int) -> None:
     if summary.wanted() and not this.summary_printed:
         print_summary()
     this.end()
+    owned.end()

@@ -136,7 +136,8 @@ def _parts(
         yield os.fsencode(f"{name}={value}")
     for name in ("HOME", "KRB5CCNAME"):
         yield os.fsencode(environ.get(name, ""))
-    yield _identity(environ.get("SSH_AUTH_SOCK", ""), ("st_dev", "st_ino"))
+    # Its time as well: the number of a socket that is gone is soon given to another.
+    yield _identity(environ.get("SSH_AUTH_SOCK", ""), ("st_dev", "st_ino", "st_ctime_ns"))
     for path in _configuration_files(arguments):
         yield _identity(os.path.expanduser(path), _CONFIGURATION_FIELDS)
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A small append-only record shared by a process and its forks.
 
-The main process opens an unlinked temporary file before its first fork. Every record is one write in
+The main process opens a file without a name before its first fork. Every record is one write in
 append mode, which the kernel keeps whole whoever else writes, so workers that never talk to each other
 can add to it and anybody can read it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -22,8 +23,7 @@ class AppendLog:
 
     def __init__(self) -> None:
         """Open the file; call it before the first fork."""
-        with tempfile.TemporaryFile(prefix="fatline-") as file:
-            self._fd = os.dup(file.fileno())
+        self._fd = _unnamed_file()
         fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND)
 
     def append(self, record: Any) -> None:
@@ -44,3 +44,11 @@ class AppendLog:
     def close(self) -> None:
         """Forget the records, as far as this process is concerned."""
         os.close(self._fd)
+
+
+def _unnamed_file() -> int:
+    """Open a file that no other process can find: in memory, or on a disk where that is not to be had."""
+    with contextlib.suppress(AttributeError, OSError):
+        return os.memfd_create("fatline")
+    with tempfile.TemporaryFile(prefix="fatline-") as file:
+        return os.dup(file.fileno())

@@ -393,7 +393,7 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
 
 def _link(plan: SshPlan) -> Link:
     """Say what a command line's connection is, and how long the user lets it stay."""
-    persist = sshargs.persist_seconds(plan.options)
+    persist = 0 if mux.has_own_directory() else sshargs.persist_seconds(plan.options)
     return Link(
         plan.key,
         plan.trouble or "not a plain ssh command line",

@@ -16,5 +16,12 @@ def yaml_disabled() -> bool:
     return disabled() or not _set("FATLINE_YAML", default=True)
 
 
+def leaves_nothing() -> bool:
+    """Say whether all of Fatline is to end with the run: ``FATLINE_OWN_MUX=1``, or under ansible-runner."""
+    # ansible-runner names the run's directory to its callback plugin; a mux that lives on would outlive
+    # the directory, the ssh agent that the run was given, and in a container itself.
+    return _set("FATLINE_OWN_MUX", default="AWX_ISOLATED_DATA_DIR" in os.environ)
+
+
 def _set(name: str, default: bool) -> bool:
     return os.environ.get(name, str(int(default))) not in ("", "0")

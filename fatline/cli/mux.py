@@ -175,12 +175,18 @@ def close_masters(directory: Path) -> int:
     return count
 
 
-def _stop(_options: argparse.Namespace) -> int:
-    directory = runtime_directory()
+def stop_all(directory: Path) -> list[str]:
+    """Stop the muxes of a directory and what stock commands left there; returns what happened."""
     words = [said for path in _sockets(directory) if (said := _stop_one(path))]
     masters = close_masters(directory)
     if masters:
         words.append(f"closed {masters} ssh {'connection' if masters == 1 else 'connections'}")
+    return words
+
+
+def _stop(_options: argparse.Namespace) -> int:
+    directory = runtime_directory()
+    words = stop_all(directory)
     print(*words, sep="\n", end="\n" if words else "")
     if not words:
         print(f"no mux was running (looked in {directory})")

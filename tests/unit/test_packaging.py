@@ -36,7 +36,7 @@ def source_files(directory: str, *suffixes: str) -> set[str]:
 
 
 def test_the_whole_collection_is_installed(installed: dict[str, Path]) -> None:
-    expected = {str(COLLECTION / name) for name in source_files("ansible_plugins", ".py", ".yml")}
+    expected = {str(COLLECTION / name) for name in source_files("ansible_plugins", ".py", ".yml", ".txt")}
     assert expected, "the collection has no files"
     assert expected <= set(installed)
     assert all(installed[name].is_file() for name in expected)

@@ -22,11 +22,14 @@ extends_documentation_fragment:
   - connection_pipelining
 """
 
-from fatline.ansible import ssh, versions
+from fatline.ansible import owned, ssh, versions
 
 # Under an ansible-core that does not fit this is core's own connection and nothing more: the file is
 # loaded inside tasks, where no warning may be given (rule 12).
 Base = versions.StockConnection if versions.misfit() else ssh.Connection
+
+# Nothing of Fatline may have run yet in this process: this is the earliest place.
+owned.settle(in_main=False)
 
 
 class Connection(Base):  # type: ignore[misc]
