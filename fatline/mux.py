@@ -52,11 +52,17 @@ def runtime_directory() -> Path:
 
     MuxError if it cannot be trusted: the socket gives whoever holds it our ssh connections.
     """
+    return Path(_directory())
+
+
+# From here on to the connected socket without pathlib: a forked worker pays for every page of memory that it
+# is the first to touch, and that is most of what connecting costs it.
+
+
+def _directory() -> str:
     directory = _choose_directory()
     try:
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-        status = directory.lstat()
+        status = _lstat_made(directory)
     except OSError as error:
         raise MuxError(f"cannot make the runtime directory {directory}: {error.strerror}") from error
     if not stat.S_ISDIR(status.st_mode):
@@ -79,18 +85,32 @@ def has_own_directory() -> bool:
     return _own_directory is not None
 
 
-def _choose_directory() -> Path:
+def _lstat_made(directory: str) -> os.stat_result:
+    """The status of a directory, which is made if it is not there."""
+    try:
+        return os.lstat(directory)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+        return os.lstat(directory)
+
+
+def _choose_directory() -> str:
     """Systems fact 33: not below HOME, which may be on NFS or shared with a container."""
     if _own_directory is not None:
-        return _own_directory
+        return str(_own_directory)
     chosen = os.environ.get("FATLINE_RUNTIME_DIR")
     if chosen:
-        return Path(chosen).absolute()
+        return _absolute(chosen)
     session = os.environ.get("XDG_RUNTIME_DIR")
     # sudo -E keeps the variable of another user, who could then move our directory away.
     if session and _belongs_to_us(session):
-        return Path(session).absolute() / "fatline"
-    return Path(f"/tmp/fatline-{os.geteuid()}")
+        return _absolute(session) + "/fatline"
+    return f"/tmp/fatline-{os.geteuid()}"
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else str(Path(path).absolute())
 
 
 def _belongs_to_us(directory: str) -> bool:
@@ -102,7 +122,11 @@ def _belongs_to_us(directory: str) -> bool:
 
 def socket_path() -> Path:
     """Where this build's mux listens, whether or not it runs."""
-    return runtime_directory() / f"mux-{_identity(os.geteuid())}"
+    return Path(_socket_name())
+
+
+def _socket_name() -> str:
+    return f"{_directory()}/mux-{_identity(os.geteuid())}"
 
 
 @functools.cache
@@ -150,9 +174,9 @@ def _pid_namespace() -> str:
 def connect(timeout: float = CONNECT_SECONDS, *, idle_seconds: int = IDLE_SECONDS) -> _native.Client:
     """Connect to the mux, starting it if there is none; HELLO is done. MuxError if that cannot be."""
     deadline = time.monotonic() + timeout
-    path = socket_path()
+    path = _socket_name()
     for _ in range(_ATTEMPTS):
-        client = _try_connect(path, deadline) or _start_and_connect(path, deadline, idle_seconds)
+        client = _try_connect(path, deadline) or _start_and_connect(Path(path), deadline, idle_seconds)
         if client is not None:
             return client
     raise MuxError(f"{_ATTEMPTS} times in a row the mux on {path} ended before it answered")
@@ -160,14 +184,14 @@ def connect(timeout: float = CONNECT_SECONDS, *, idle_seconds: int = IDLE_SECOND
 
 def find(timeout: float = CONNECT_SECONDS) -> _native.Client | None:
     """Connect to the mux if one runs; never starts one."""
-    return _try_connect(socket_path(), time.monotonic() + timeout)
+    return _try_connect(_socket_name(), time.monotonic() + timeout)
 
 
 def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
 
 
-def _try_connect(path: Path, deadline: float) -> _native.Client | None:
+def _try_connect(path: str, deadline: float) -> _native.Client | None:
     """None if nobody listens, or the mux was just ending; MuxError if there is one that does not answer."""
     fd = _connect_socket(path, deadline)
     if fd is None:
@@ -192,7 +216,7 @@ def _try_connect(path: Path, deadline: float) -> _native.Client | None:
     return client
 
 
-def _connect_socket(path: Path, deadline: float) -> int | None:
+def _connect_socket(path: str, deadline: float) -> int | None:
     fd = forks.unix_socket()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
     try:
@@ -223,7 +247,7 @@ def _timeval(seconds: float) -> bytes:
     return struct.pack("@ll", microseconds // 1_000_000, microseconds % 1_000_000)
 
 
-def _check_peer(sock: socket.socket, path: Path) -> None:
+def _check_peer(sock: socket.socket, path: str) -> None:
     """Rule 7. The mux checks us in the same way."""
     size = struct.calcsize("3i")
     _pid, uid, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
@@ -232,14 +256,15 @@ def _check_peer(sock: socket.socket, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _short_name(path: Path) -> Iterator[str]:
+def _short_name(path: str) -> Iterator[str]:
     """A name of `path` that fits into a socket address (systems fact 33)."""
     if len(os.fsencode(path)) <= _SOCKET_PATH_MAX:
-        yield str(path)
+        yield path
         return
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    parent, name = os.path.split(path)
+    directory = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
+        yield f"/proc/self/fd/{directory}/{name}"
     finally:
         os.close(directory)
 
@@ -247,11 +272,11 @@ def _short_name(path: Path) -> Iterator[str]:
 def _start_and_connect(path: Path, deadline: float, idle_seconds: int) -> _native.Client | None:
     """Start the mux, unless another process did so while we waited for the lock."""
     with _locked(path.with_name(path.name + ".lock"), deadline):
-        client = _try_connect(path, deadline)
+        client = _try_connect(str(path), deadline)
         if client is not None:
             return client
         words = _start(path, deadline, idle_seconds)
-        client = _try_connect(path, deadline)
+        client = _try_connect(str(path), deadline)
         if client is None and words:
             raise MuxError(f"the mux ended as it started: {words}")
         return client
@@ -303,7 +328,7 @@ def _listen(path: Path) -> int:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        with _short_name(temporary) as name:
+        with _short_name(str(temporary)) as name:
             listener.bind(name)
         # Not by umask, which every thread of this process would feel; the directory is closed to others.
         temporary.chmod(0o600)
