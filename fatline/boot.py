@@ -16,7 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fatline import _native, bootstrap, forks
 from fatline.client import Client
@@ -111,8 +111,7 @@ class Launcher:
     source: bytes = dataclasses.field(repr=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """A stage that waits no longer: its source is on the way."""
 
     hexversion: int
@@ -123,8 +122,7 @@ class Ready:
     """From the call of `handshake` to READY."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Booted:
+class Booted(NamedTuple):
     """An agent that the mux holds now."""
 
     context_id: int

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import struct
 import time
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from fatline import _native, codec
 from fatline.client import CONTROL_SECONDS, Buffer, Client
@@ -27,8 +26,7 @@ _U32 = struct.Struct("!I")
 _BLOB_HEAD = struct.Struct("!32sII")
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """One message of an agent (or the mux) on a call's reply handle."""
 
     kind: int

@@ -9,14 +9,13 @@ way on it end with `MuxError`, and the next `get_client` connects to a new mux.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import os
 import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fatline import _native, codec, mux
 from fatline.errors import CallTimeout, Dead, MuxError
@@ -51,8 +50,7 @@ class WireEnds(Protocol):
     stderr_fd: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Attachment:
+class Attachment(NamedTuple):
     """The mux's answer to `Client.attach`."""
 
     state: AttachState

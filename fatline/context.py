@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import struct
 import threading
@@ -113,7 +112,7 @@ class Context:
             raise codec.Malformed("a module was asked for by something that is no name")
         module = self._modules.find(name)
         fields = {"name": name, "package": False, "path": "", "source": None}
-        packed = codec.pack(fields if module is None else dataclasses.asdict(module))
+        packed = codec.pack(fields if module is None else module._asdict())
         payload = _INFLATED_SIZE.pack(len(packed)) + zlib.compress(packed)
         _check_size(module, payload)
         call.send(Handle.LOAD_MODULE, payload, flags=Flag.COMPRESSED)

@@ -10,7 +10,6 @@ standard library are the target's own.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
 import inspect
 import sys
@@ -18,7 +17,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
 from importlib.machinery import ModuleSpec
-from typing import Any
+from typing import Any, NamedTuple
 
 OWN_PACKAGE = "fatline"
 
@@ -30,8 +29,7 @@ class NotCallable(TypeError):
     """A function that cannot be called remotely. The message says why and what to do."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Module:
+class Module(NamedTuple):
     """One module as the agent gets it."""
 
     name: str

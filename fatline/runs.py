@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from fatline import codec
 from fatline.call import INLINE_BYTES, PIECE_BYTES, Answer, Call
@@ -17,8 +16,7 @@ from fatline.protocol import Flag, Handle, Kind
 _BLOB_NAME_BYTES = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class RunResult:
+class RunResult(NamedTuple):
     """How a run ended."""
 
     rc: int

@@ -13,7 +13,7 @@ import select
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from fatline.client import Attachment, Client
 from fatline.errors import CallTimeout, Dead, MuxError
@@ -28,8 +28,7 @@ PROBE_SECONDS = 5.0
 _ATTEMPTS = 3
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Which agent is meant, and how it is handed to the mux."""
 
     key: bytes
@@ -56,8 +55,7 @@ Start = Callable[[Client, Place], int]
 """Boots an agent, hands its wire to the mux and returns its context id."""
 
 
-@dataclass(frozen=True)
-class Agent:
+class Agent(NamedTuple):
     """A live agent that this process's client is attached to."""
 
     context_id: int

@@ -13,8 +13,7 @@ import hmac
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.text.converters import to_bytes, to_native
@@ -30,8 +29,7 @@ _SHELL = SHELL + " -c "
 _SUFFIXES = ("", " && sleep 0")
 
 
-@dataclass(frozen=True)
-class Wrapped:
+class Wrapped(NamedTuple):
     """A command before and after the plugin."""
 
     plain: str

@@ -10,12 +10,10 @@ are marked as the transport's.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ansible.plugins.connection import ConnectionBase
 from ansible.utils.display import Display
@@ -37,8 +35,7 @@ _LOGIN_SECONDS = 60
 display = Display()
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """The connection that a command takes: it names the agents that may serve it."""
 
     key: bytes
@@ -64,8 +61,7 @@ class Link:
         )
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One command as core hands it over."""
 
     link: Link
@@ -209,7 +205,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
     def _fl_decide(self, job: Job) -> tuple[Decision, payload.Payload | None, payload.Command | None]:
         """Choose the way, and take the payload apart if it might run warm."""
         # As good as it can be, until it has been looked at.
-        situation = dataclasses.replace(job.situation, payload=True, command_shape=True)
+        situation = job.situation._replace(payload=True, command_shape=True)
         decision = decide(situation)
         if decision.route is Route.STOCK or not job.in_data:
             return decision, None, None
@@ -218,8 +214,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         if command is not None:
             run.current().note_interpreter(job.link.key, command.interpreter)
         names = [os.fsdecode(name) for name in command.env] if command else []
-        situation = dataclasses.replace(
-            situation,
+        situation = situation._replace(
             payload=parsed is not None,
             command_shape=command is not None,
             startup_variables=tuple(name for name in names if is_startup_variable(name)),

@@ -7,8 +7,8 @@ place. Every decision carries its reason in words; `-vvv` and the summary show i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Route(Enum):
@@ -24,8 +24,7 @@ class Route(Enum):
     """The stock plugin's own method."""
 
 
-@dataclass(frozen=True)
-class Situation:
+class Situation(NamedTuple):
     """What is known about one command before anything is sent."""
 
     disabled: bool = False
@@ -45,8 +44,7 @@ class Situation:
     """Why this host was given back to the stock plugin earlier in this process, in words."""
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """A route and the reason for it."""
 
     route: Route

@@ -19,14 +19,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fatline.ansible import zips
 from fatline.ansible.zips import Date, Warmable
 
 
-@dataclass(frozen=True)
-class Wrapper:
+class Wrapper(NamedTuple):
     """A wrapper text that we have read, and what it does that the others do not."""
 
     family: int
@@ -54,8 +53,7 @@ WRAPPERS: dict[str, Wrapper] = {
 """SHA-256 of a payload without its values -> the wrapper. tests/unit/test_payload.py says how to add one."""
 
 
-@dataclass(frozen=True)
-class Payload:
+class Payload(NamedTuple):
     """One module run as the agent wants it."""
 
     family: int
@@ -101,8 +99,7 @@ class Payload:
         return body
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A remote command that runs an interpreter on its stdin, taken apart."""
 
     interpreter: str

@@ -9,7 +9,6 @@ Whatever an agent cannot serve is the genuine command.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -139,8 +138,8 @@ class PrivilegedConnection(AgentConnection):
         trouble = self._fl_become_trouble()
         if not recorder.made(job.command):
             trouble = trouble or "a command of unknown form"
-        situation = dataclasses.replace(job.situation, become=True, become_trouble=trouble)
-        return dataclasses.replace(job, situation=situation, wrapped=recorder.last or become.UNKNOWN)
+        situation = job.situation._replace(become=True, become_trouble=trouble)
+        return job._replace(situation=situation, wrapped=recorder.last or become.UNKNOWN)
 
     def _fl_become_trouble(self) -> str:
         """Say why no command of the become plugin can go to an agent, or return an empty string."""

@@ -37,7 +37,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import ansible
 import jinja2
@@ -423,8 +423,7 @@ def gathers_facts(play: Any) -> bool:
     return play.gather_facts is True
 
 
-@dataclass(frozen=True)
-class FirstTask:
+class FirstTask(NamedTuple):
     """What decides whether a play's first task reaches every host."""
 
     when: bool

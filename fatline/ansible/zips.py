@@ -22,8 +22,8 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgpack
 
@@ -43,8 +43,7 @@ class Unreadable(Exception):
     """The zip is not exactly as ansible-core writes one."""
 
 
-@dataclass(frozen=True)
-class Zip:
+class Zip(NamedTuple):
     """One zip as blobs."""
 
     date: Date
@@ -183,8 +182,7 @@ _UNIX_20 = 3 << 8 | 20
 _UTF8_NAME = 0x800
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     """One file of a zip; data is still compressed."""
 
     name: str

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import get_type_hints
 
 import pytest
 
@@ -31,15 +31,15 @@ def test_what_no_agent_may_see_is_left_to_stock(
     situation: Situation, field: str, value: object, word: str
 ) -> None:
     """Ansible fact 13: where an agent must not be tried."""
-    decision = decide(dataclasses.replace(situation, **{field: value}))
+    decision = decide(situation._replace(**{field: value}))
     assert decision.route is Route.STOCK
     assert word in decision.reason
 
 
 def test_a_privileged_payload_runs_warm_where_an_agent_may_serve_it() -> None:
-    privileged = dataclasses.replace(PAYLOAD, become=True)
+    privileged = PAYLOAD._replace(become=True)
     assert decide(privileged).route is Route.WARM
-    decision = decide(dataclasses.replace(privileged, become_trouble="su takes no input"))
+    decision = decide(privileged._replace(become_trouble="su takes no input"))
     assert (decision.route, decision.reason) == (Route.STOCK, "become: su takes no input")
 
 
@@ -49,20 +49,20 @@ def test_a_privileged_payload_runs_warm_where_an_agent_may_serve_it() -> None:
         Situation(),
         Situation(wants_tty=True),
         Situation(in_data=True),
-        dataclasses.replace(PAYLOAD, command_shape=False),
-        dataclasses.replace(PAYLOAD, startup_variables=("LANG",)),
+        PAYLOAD._replace(command_shape=False),
+        PAYLOAD._replace(startup_variables=("LANG",)),
     ],
 )
 def test_all_else_that_is_privileged_is_the_genuine_command(situation: Situation) -> None:
     """Systems facts 2, 3, 5: it never goes to the login user's agent."""
-    decision = decide(dataclasses.replace(situation, become=True))
+    decision = decide(situation._replace(become=True))
     assert decision.route is Route.STOCK
     assert decision.reason.startswith("become: ")
 
 
 def test_startup_variables_run_cold() -> None:
     """Ansible fact 9: PYTHONPATH is read before the first statement, so a fork would miss it."""
-    decision = decide(dataclasses.replace(PAYLOAD, startup_variables=("PYTHONPATH", "LANG")))
+    decision = decide(PAYLOAD._replace(startup_variables=("PYTHONPATH", "LANG")))
     assert decision.route is Route.COMMAND
     assert decision.reason.endswith("LANG, PYTHONPATH")
 
@@ -74,13 +74,13 @@ def test_without_a_payload_an_agent_is_used_but_never_booted(situation: Situatio
 
 
 def test_an_unknown_shape_of_the_remote_command_is_not_guessed_at() -> None:
-    assert decide(dataclasses.replace(PAYLOAD, command_shape=False)).route is Route.COMMAND
+    assert decide(PAYLOAD._replace(command_shape=False)).route is Route.COMMAND
 
 
 def test_every_decision_says_why() -> None:
-    flags = [field.name for field in dataclasses.fields(Situation) if field.type == "bool"]
+    flags = [name for name, kind in get_type_hints(Situation).items() if kind is bool]
     for name in flags:
-        assert decide(dataclasses.replace(PAYLOAD, **{name: True})).reason
+        assert decide(PAYLOAD._replace(**{name: True})).reason
 
 
 @pytest.mark.parametrize("name", ["PYTHONPATH", "PYTHONHASHSEED", "LC_ALL", "LANG", "LD_PRELOAD", "HOME"])
