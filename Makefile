@@ -25,7 +25,7 @@ SOURCES := $(shell find csrc fatline bootstrap ansible_plugins -type f \
 C_FILES := $(shell find csrc tests -name '*.[ch]')
 CORE_C := $(shell find csrc/core -name '*.c')
 
-.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize fuzz py-test fidelity lab matrix conformance bench yaml-matrix micro-bench clean
+.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize tsan fuzz py-test fidelity lab matrix conformance bench yaml-matrix micro-bench clean
 
 help: ## this list
 	@echo "Usage: make TARGET [VARIABLE=value]"
@@ -45,7 +45,7 @@ install: $(STAMPS)/installed ## make .venv with ansible-core and Fatline in it
 
 # pytest comes last, so that its closing line is the closing line.
 ifeq ($(CI),true)
-test: lint c-test poll-test sanitize fuzz py-test
+test: lint c-test poll-test sanitize tsan fuzz py-test
 else
 test: c-test py-test ## C and Python tests; with CI=true lint, sanitizers, poll(2) build and fuzzing too
 endif
@@ -79,6 +79,10 @@ poll-test: build/poll/build.ninja ## C unit tests of the poll(2) build
 
 sanitize: build/sanitize/build.ninja ## C unit tests under ASan and UBSan
 	@$(SECTION) "C tests (ASan, UBSan)" env $(MESON) test -C build/sanitize --print-errorlogs
+
+# Those that have threads; the mux has one.
+tsan: build/tsan/build.ninja ## C unit tests with threads under TSan
+	@$(SECTION) "C tests (TSan)" env $(MESON) test -C build/tsan --print-errorlogs client spawn
 
 fuzz: build/fuzz/build.ninja ## fuzz targets, SECONDS in all; needs clang
 	@$(MESON) compile -C build/fuzz >build/fuzz.log || { cat build/fuzz.log; exit 1; }
@@ -154,6 +158,7 @@ build/%/build.ninja: | $(STAMPS)/tools
 MESON_c :=
 MESON_poll := -Dloop=poll
 MESON_sanitize := --buildtype=debug -Db_sanitize=address,undefined -Dextension=disabled
+MESON_tsan := --buildtype=debug -Db_sanitize=thread -Dextension=disabled
 MESON_release := --buildtype=release
 # libFuzzer steers by coverage, so the core is instrumented too, not only the targets.
 ENV_fuzz := CC=clang
