@@ -117,10 +117,11 @@ class AgentProcess:
         env: dict[str, str] | None = None,
         cwd: str | None = None,
         privileged: bool = False,
+        source: bytes | None = None,
     ) -> None:
         near, far = socket.socketpair()
         self.interpreter = interpreter
-        self.source = bootstrap.agent_source(privileged=privileged)
+        self.source = source or bootstrap.agent_source(privileged=privileged)
         self.nonce = secrets.token_hex(8)
         line = bootstrap.launcher([interpreter], self.nonce, len(self.source), privileged=privileged)
         self.process = subprocess.Popen(
@@ -313,3 +314,33 @@ class AgentProcess:
         for offset in range(0, max(1, len(data)), 1 << 17):
             piece = data[offset : offset + (1 << 17)]
             self.send(PUT_BLOB, name + struct.pack(">II", len(data), offset) + piece)
+
+
+def put(
+    agent: AgentProcess, path: pathlib.Path, data: bytes, mode: int = 0o644, inline: int = 256 * 1024
+) -> Frame:
+    """Put data as a client would: the first part at once, the rest against grants. The last frame."""
+    rest = data[inline:]
+    body = {"op": "put", "path": os.fsencode(path), "mode": mode, "data": data[:inline], "more": bool(rest)}
+    handle = agent.start(body, FILE)
+    while not (frame := agent.receive(handle)).flags & LAST:
+        if frame.kind == GRANT and rest:
+            granted = struct.unpack(">I", frame.payload[1:])[0]
+            piece, rest = rest[:granted], rest[granted:]
+            agent.send(DATA, piece, stream=handle, flags=0 if rest else LAST)
+    return frame
+
+
+def fetch(agent: AgentProcess, path: pathlib.Path) -> tuple[dict[str, Any], bytes, Frame]:
+    """Fetch a file whole: what OPENED said, the bytes, the last frame."""
+    handle = agent.start({"op": "fetch", "path": os.fsencode(path)}, FILE)
+    opened: dict[str, Any] = {}
+    pieces = []
+    while not (frame := agent.receive(handle)).flags & LAST:
+        if frame.kind == OPENED:
+            opened = frame.body
+        else:
+            assert frame.kind == CHUNK
+            pieces.append(frame.payload[1:])
+            agent.send(CREDIT, struct.pack(">I", len(frame.payload) - 1), stream=handle)
+    return opened, b"".join(pieces), frame

@@ -8,55 +8,25 @@ import os
 import pathlib
 import stat
 import struct
-from typing import Any
 
-import harness
 import pytest
 from harness import (
     CANCEL,
     CHUNK,
     CREDIT,
-    DATA,
     ERROR,
     FILE,
     GRANT,
-    LAST,
     OPENED,
     RESULT,
     STARTED,
     AgentProcess,
+    fetch,
+    put,
 )
 
 WINDOW = 256 * 1024
 BIG = os.urandom(1024) * 3000
-
-
-def put(agent: AgentProcess, path: pathlib.Path, data: bytes, mode: int = 0o644) -> harness.Frame:
-    """Put data as a client would: the first 256 KiB at once, the rest against grants. The last frame."""
-    rest = data[WINDOW:]
-    body = {"op": "put", "path": os.fsencode(path), "mode": mode, "data": data[:WINDOW], "more": bool(rest)}
-    handle = agent.start(body, FILE)
-    while not (frame := agent.receive(handle)).flags & LAST:
-        if frame.kind == GRANT and rest:
-            granted = struct.unpack(">I", frame.payload[1:])[0]
-            piece, rest = rest[:granted], rest[granted:]
-            agent.send(DATA, piece, stream=handle, flags=0 if rest else LAST)
-    return frame
-
-
-def fetch(agent: AgentProcess, path: pathlib.Path) -> tuple[dict[str, Any], bytes, harness.Frame]:
-    """Fetch a file whole: what OPENED said, the bytes, the last frame."""
-    handle = agent.start({"op": "fetch", "path": os.fsencode(path)}, FILE)
-    opened: dict[str, Any] = {}
-    pieces = []
-    while not (frame := agent.receive(handle)).flags & LAST:
-        if frame.kind == OPENED:
-            opened = frame.body
-        else:
-            assert frame.kind == CHUNK
-            pieces.append(frame.payload[1:])
-            agent.send(CREDIT, struct.pack(">I", len(frame.payload) - 1), stream=handle)
-    return opened, b"".join(pieces), frame
 
 
 @pytest.mark.parametrize("data", [b"", b"x", BIG[:WINDOW], BIG], ids=["empty", "byte", "window", "big"])
