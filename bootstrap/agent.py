@@ -2360,12 +2360,17 @@ class FunctionCall(Call):
     def __init__(self, agent, reply, payload):
         Call.__init__(self, agent, reply)
         self.payload = payload
+        self.cancelled = False
+        self.awaits_module = False
         agent.host.enqueue(self)
 
     def cancel(self):
         if self.agent.host.withdraw(self):
             self.done()
             self.reply.error('Cancelled', 'cancelled before it started')
+            return
+        self.cancelled = True
+        self.agent.host.deny(self)
 
     def fail(self, words):
         self.done()
@@ -2434,7 +2439,14 @@ class FunctionHost(object):
     def on_load_module(self, frame):
         call = self.running
         if call is not None and call.reply.key == (frame.src, frame.stream) and self.fd is not None:
+            call.awaits_module = False
             self.pass_on(LOAD_MODULE, call.reply, frame.payload)
+
+    def deny(self, call):
+        """A caller that has gone serves no module; without an answer the calls behind it would wait for ever."""
+        if call.cancelled and call.awaits_module:
+            call.awaits_module = False
+            self.pass_on(LOAD_MODULE, call.reply, pack({'name': None, 'source': None}))
 
     def watch(self):
         try:
@@ -2465,6 +2477,9 @@ class FunctionHost(object):
         if call is None:
             return
         self.agent.send(call.reply.dst, call.reply.handle, frame.payload, frame.flags, call.reply.stream, True)
+        if frame.payload and byte_at(frame.payload, 0) == WANT_MODULE:
+            call.awaits_module = True
+            self.deny(call)
         if frame.flags & LAST:
             call.done()
             self.running = None
@@ -2591,7 +2606,8 @@ class HostLoop(object):
             os._exit(0)
         answer = unpack(frame.payload)
         if answer.get('source') is None:
-            self.absent.add(name)
+            if answer.get('name'):
+                self.absent.add(name)
             return None
         self.remote.add(name.split('.')[0])
         return answer

@@ -104,6 +104,19 @@ def test_exceptions_come_back(agent: AgentProcess) -> None:
     assert call(agent, "fl_trouble", "absent")[0].body["type"] in ("ModuleNotFoundError", "ImportError")
 
 
+def test_a_cancelled_call_does_not_wait_for_its_module(agent: AgentProcess) -> None:
+    """Its caller answers no longer, and other calls stand behind it; the module is there for them."""
+    body = {"module": "fl_demo", "function": "add", "args": [1], "kwargs": {"b": 2}}
+    early, late = (agent.start(body, CALL_FUNCTION) for _ in range(2))
+    while (frame := agent.receive(early)).kind != WANT_MODULE:
+        assert frame.kind == STARTED
+    agent.send(CANCEL, stream=early)
+    assert finish(agent, late)[0].body == 3
+    while (frame := agent.receive(early)).kind == WANT_MODULE:
+        continue
+    assert frame.kind == ERROR
+
+
 def test_death_of_the_process_is_told_and_overcome(agent: AgentProcess) -> None:
     assert call(agent, "fl_demo", "count")[0].body == 1
     assert call(agent, "fl_trouble", "die")[0].body["type"] == "HostDied"
