@@ -104,6 +104,20 @@ def test_pipelining_is_the_user_s_own_choice_under_become(connection: Any) -> No
     assert connection.get_option("pipelining") is False
 
 
+def test_core_before_2_19_asks_for_the_option_on_behalf_of_a_module() -> None:
+    """Anybody else who reads it, as core does for `ansible_pipelining`, boots no privileged agent."""
+
+    def _is_pipelining_enabled(module_style: str, wrap_async: bool = False) -> bool:
+        return get_option()
+
+    def get_option() -> bool:
+        return versions.asks_for_pipelining()
+
+    assert _is_pipelining_enabled("new")
+    assert not _is_pipelining_enabled("new", wrap_async=True)
+    assert not get_option()
+
+
 def test_a_forced_terminal_has_no_pipelining(connection: Any) -> None:
     connection.set_options(var_options={"ansible_ssh_extra_args": "-o RequestTTY=force"})
     assert connection.get_option("pipelining") is False
