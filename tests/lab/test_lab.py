@@ -165,7 +165,7 @@ def test_conformance_holds_against_stock(tree: conformance.Tree, tmp_path: Path,
     book = conformance.Book(tmp_path / "results.json")
     targets, configurations = ["good", "bad", "script"], ["stock", "strategy"]
     with conformance.Runner(tree, here, roots.MACHINE, tmp_path, 120) as runner:
-        conformance.run_all(runner, book, targets, configurations, resume=False)
+        conformance.run_all(runner, book, targets, configurations)
     logs = {path.name: path.read_text() for path in tmp_path.glob("*.log")}
     kept = conformance.Book(tmp_path / "results.json")
     for target in ("good", "script"):
