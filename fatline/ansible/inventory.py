@@ -19,6 +19,7 @@ from ansible import constants as C
 from ansible.errors import AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.vault import is_encrypted
 from ansible.plugins.inventory import BaseFileInventoryPlugin
 from ansible.plugins.inventory.yaml import InventoryModule as StockInventory
 
@@ -81,15 +82,16 @@ class YamlInventory(StockInventory, _WithoutExtraVariables):  # type: ignore[mis
         return accepted
 
     def _prepare(self, path: str) -> bool:
-        """Make the plan for a file, if that can be done without passwords; say whether it is ours."""
+        """Go through a file, if that can be done without passwords; say whether it is ours."""
         content = _read(path)
         if content is None or _names_a_plugin(content):
             return not _others_follow()
         # A relative name is one with a comma in it. It is relative to what only the real loader knows.
-        if b"vault" not in content and os.path.isabs(path):
+        if not is_encrypted(content) and os.path.isabs(path):
             plan = _Plan()
             super().parse(plan, _Uncopied(DataLoader(), path), path)
-            self._plan = plan
+            # Encrypted values may know the passwords of the loader that made them: they are made again.
+            self._plan = None if b"vault" in content else plan
         return True
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:

@@ -171,6 +171,9 @@ db:
     "constructed, indented": one("  strict: false\n  plugin: ansible.builtin.constructed\n"),
     "unknown plugin": one("plugin: nobody.knows.this\n"),
     "encrypted file": Source({"hosts.yml": "all:\n  hosts:\n    a: {password: x}\n"}, encrypt=("hosts.yml",)),
+    "an encrypted value": one(
+        "all:\n  hosts:\n    a:\n      x: !vault |\n        $ANSIBLE_VAULT;1.1;AES256\n        3031\n"
+    ),
     "encrypted configuration": Source(
         {"hosts.yml": "plugin: ansible.builtin.constructed\n"}, encrypt=("hosts.yml",)
     ),
@@ -192,6 +195,9 @@ db:
     "duplicate keys": one("all:\n  hosts:\n    a: {x: 1, x: 2}\n    a: {y: 1}\n"),
     "hosts as a list": one("all:\n  hosts: [a, b]\n"),
     "children as a list": one("all:\n  hosts: {h: }\n  children: [a, b]\n"),
+    "hosts as a list, and an encrypted value": one(
+        "all:\n  vars:\n    x: !vault |\n      $ANSIBLE_VAULT;1.1;AES256\n      3031\n  hosts: [a, b]\n"
+    ),
     "hosts as a number": one("all:\n  hosts: 5\n"),
     "a number as host": one("all:\n  hosts:\n    12345:\n"),
     "a number as group": one("5:\n  hosts:\n    a:\n"),
