@@ -19,6 +19,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.text.converters import to_bytes, to_native
 
 from fatline.ansible import versions
+from fatline.ansible.agents import Agent
 from fatline.boot import Wire
 
 ROOT_USERS = frozenset(("", "root", "0", "#0"))
@@ -54,6 +55,8 @@ class Recorder:
         self.last: Wrapped | None = None
         self.ready: bool | None = None
         """Whether an agent was there when core asked about pipelining."""
+        self.guessed: Agent | None = None
+        """That agent, if it was booted for this task with an interpreter that nobody had named."""
         self.verdict: BaseException | None = None
         """How an escalation ended that core does not know of yet; told to its next command."""
         self._build = plugin.build_become_command
@@ -94,6 +97,17 @@ class Recorder:
                 mark = self.plugin._id or wrapped.success
                 texts.add(wrapped.text.replace(mark, "") if mark else wrapped.text)
         return texts.pop() if len(texts) == 1 else None
+
+
+def module_interpreter(plain: str) -> str:
+    """Return the interpreter of a module that was sent as a file; empty for any other command."""
+    try:
+        words = shlex.split(plain)
+    except ValueError:
+        return ""
+    if len(words) < 2 or not words[-2].startswith("/"):
+        return ""
+    return words[-2] if os.path.basename(words[-1]).startswith("AnsiballZ_") else ""
 
 
 def recorder(plugin: Any) -> Recorder | None:

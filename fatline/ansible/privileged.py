@@ -116,7 +116,8 @@ class PrivilegedConnection(AgentConnection):
             if trouble or not link.key:
                 raise Fallback(f"become: {trouble or link.trouble}")
             interpreter = run.current().interpreter(link.key) or _USUAL_PYTHON
-            self._fl_obtain_at(self._fl_privileged_place(link, interpreter), interpreter)
+            _, agent = self._fl_obtain_at(self._fl_privileged_place(link, interpreter), interpreter)
+            recorder.guessed = agent if agent.booted else None
         except Fallback as fallback:
             display.vvv(f"fatline: no pipelining: {fallback}", host=self.fl_label())
             return False
@@ -138,6 +139,9 @@ class PrivilegedConnection(AgentConnection):
         trouble = self._fl_become_trouble()
         if not recorder.made(job.command):
             trouble = trouble or "a command of unknown form"
+        elif recorder.last is not None and (interpreter := become.module_interpreter(recorder.last.plain)):
+            # Sent as a file; the next one's agent can be of the right kind.
+            run.current().note_interpreter(job.link.key, interpreter)
         situation = job.situation._replace(become=True, become_trouble=trouble)
         return job._replace(situation=situation, wrapped=recorder.last or become.UNKNOWN)
 
@@ -186,7 +190,13 @@ class PrivilegedConnection(AgentConnection):
         """Attach to the agent of an interpreter and an account, or boot it."""
         if job.wrapped is None:
             return super()._fl_obtain(job, interpreter)
-        return self._fl_obtain_at(self._fl_privileged_place(job.link, interpreter), interpreter)
+        client, agent = self._fl_obtain_at(self._fl_privileged_place(job.link, interpreter), interpreter)
+        recorder = become.recorder(self.become)
+        if recorder is not None and recorder.guessed is not None and recorder.guessed.key != agent.key:
+            with contextlib.suppress(FatlineError):
+                client.retire(recorder.guessed.context_id, now=True)
+            recorder.guessed = None
+        return client, agent
 
     # ---- privileged agents ---------------------------------------------------------------------------
 

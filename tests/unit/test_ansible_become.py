@@ -82,6 +82,21 @@ def test_a_plugin_whose_commands_differ_by_themselves_has_no_agents(
     assert recorder.settings(shell) is None
 
 
+@pytest.mark.parametrize(
+    ("plain", "interpreter"),
+    [
+        ("/usr/libexec/platform-python /home/u/tmp/AnsiballZ_setup.py", "/usr/libexec/platform-python"),
+        ("A='b c' /opt/python /tmp/AnsiballZ_command.py", "/opt/python"),
+        ("/bin/sh /tmp/AnsiballZ", ""),
+        ("python3 /tmp/AnsiballZ_command.py", ""),
+        ("echo 'open", ""),
+    ],
+)
+def test_the_interpreter_of_a_module_that_came_as_a_file(plain: str, interpreter: str) -> None:
+    """It is the one that the next module will want."""
+    assert become.module_interpreter(plain) == interpreter
+
+
 def test_what_sudo_shows_a_task(recorder: become.Recorder, shell: Any) -> None:
     recorder.plugin.build_become_command("/usr/bin/python3", shell)
     assert recorder.last is not None
