@@ -14,10 +14,23 @@ GOOD, NOTE, FAULT = "ok", "note", "FAULT"
 TESTED_CORES = ((2, 14), *((2, minor) for minor in range(16, 23)))
 STRATEGIES = ("fatline.core.linear", "fatline.core.free", "fatline.core.host_pinned")
 CALLBACK = "fatline.core.fatline"
-CONNECTION = "fatline.core.ssh"
+CONNECTIONS = ("fatline.core.ssh", "fatline.core.local")
 INVENTORY = "fatline.core.yaml"
 INVENTORY_LINE = "enable_plugins = host_list, script, fatline.core.yaml, auto, yaml, ini, toml"
-SERVED_TRANSPORTS = ("smart", "ssh", "ansible.builtin.ssh", "ansible.legacy.ssh")
+SERVED_TRANSPORTS = frozenset(
+    (
+        "smart",
+        *(
+            f"{prefix}{name}"
+            for prefix in ("", "ansible.builtin.", "ansible.legacy.")
+            for name in ("ssh", "local")
+        ),
+    )
+)
+# Those of collections, by their last word: a short name leads to the same plugin.
+SERVED_PROGRAMS = frozenset(
+    ("buildah", "chroot", "docker", "incus", "jail", "kubectl", "lxc", "lxd", "nsenter", "oc", "podman")
+)
 
 # Wire, ssh's stderr and process descriptor of each agent, and a client's share.
 DESCRIPTORS_PER_HOST = 4
@@ -114,8 +127,8 @@ def _doors(facts: Facts) -> Iterator[str]:
         )
         yield f"the callback {CALLBACK} ({callbacks.origin}){adhoc}"
     transport = facts.option("DEFAULT_TRANSPORT")
-    if transport.value == CONNECTION:
-        yield f"the connection {CONNECTION} ({transport.origin}): transport only"
+    if transport.value in CONNECTIONS:
+        yield f"the connection {transport.value} ({transport.origin}): transport only"
     inventory = facts.option("INVENTORY_ENABLED")
     if INVENTORY in (inventory.value or ()):
         yield f"the inventory plugin {INVENTORY} ({inventory.origin}): YAML files only"
@@ -190,8 +203,12 @@ def _collection(facts: Facts) -> Iterator[Finding]:
 
 def _fall_backs(facts: Facts) -> Iterator[Finding]:
     transport = facts.option("DEFAULT_TRANSPORT")
-    if transport.value and transport.value not in (*SERVED_TRANSPORTS, CONNECTION):
-        yield Finding(NOTE, f"transport is {transport.value} ({transport.origin}): only ssh is accelerated")
+    if transport.value and not _is_served(str(transport.value)):
+        yield Finding(
+            NOTE,
+            f"transport is {transport.value} ({transport.origin}), which is left alone; "
+            "docs/connections.md lists those that are accelerated",
+        )
     for option in (facts.ssh.get("pipelining", Option()), facts.option("ANSIBLE_PIPELINING")):
         if option.chosen and option.value is False:
             yield Finding(
@@ -207,6 +224,11 @@ def _fall_backs(facts: Facts) -> Iterator[Finding]:
             NOTE, "become is on for all tasks: modules run on privileged agents where the plugin takes input"
         )
     yield from _ssh_arguments(facts)
+
+
+def _is_served(transport: str) -> bool:
+    known = transport in SERVED_TRANSPORTS or transport in CONNECTIONS
+    return known or transport.rpartition(".")[2] in SERVED_PROGRAMS
 
 
 def _ssh_arguments(facts: Facts) -> Iterator[Finding]:

@@ -18,9 +18,10 @@ from ansible.plugins.connection import local as stock_local
 from ansible.plugins.connection import ssh as stock_ssh
 from ansible.plugins.loader import become_loader, connection_loader
 
-from fatline.ansible import activate, local, versions
+from fatline.ansible import activate, local, transports, versions
 from fatline.ansible.connection import AgentConnection
 from fatline.ansible.ssh import Connection
+from fatline.cli import diagnosis
 
 COLLECTION = Path(__file__).parents[2] / "ansible_plugins"
 
@@ -73,6 +74,14 @@ def test_every_name_is_mapped(connection: Any, prefix: str, name: str, ours: typ
     assert isinstance(found, ours)
     assert found.transport == name
     assert connection_loader.get(prefix + name, class_only=True) is ours
+
+
+def test_the_doctor_knows_the_same_connections() -> None:
+    for name in transports.names():
+        assert diagnosis._is_served(name)
+        assert diagnosis._is_served(name.rpartition(".")[2])
+    assert not any(diagnosis._is_served(name) for name in ("winrm", "ansible.netcommon.network_cli"))
+    assert len(transports.names()) == len(diagnosis.SERVED_PROGRAMS) + 2
 
 
 @pytest.mark.parametrize("name", ["winrm", "psrp", "paramiko_ssh"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fatline.cli.diagnosis import CALLBACK, CONNECTION, FAULT, GOOD, INVENTORY, NOTE, Facts, Option, diagnose
+from fatline.cli.diagnosis import CALLBACK, CONNECTIONS, FAULT, GOOD, INVENTORY, NOTE, Facts, Option, diagnose
 
 STOCK_SSH_ARGS = Option("-C -o ControlMaster=auto -o ControlPersist=60s")
 CONFIGURED = Facts(
@@ -55,7 +55,7 @@ def test_without_a_door_the_line_to_write_is_shown() -> None:
     ("facts", "words"),
     [
         (with_base(CALLBACKS_ENABLED=Option([CALLBACK], "cfg")), "the callback fatline.core.fatline"),
-        (with_base(DEFAULT_TRANSPORT=Option(CONNECTION, "cfg")), "the connection fatline.core.ssh"),
+        (with_base(DEFAULT_TRANSPORT=Option(CONNECTIONS[0], "cfg")), "the connection fatline.core.ssh"),
         (
             with_base(
                 DEFAULT_STRATEGY=Option("linear"), INVENTORY_ENABLED=Option([INVENTORY, "auto"], "cfg")

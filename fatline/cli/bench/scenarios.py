@@ -47,9 +47,11 @@ def _nothing(_directory: Path, _mebibytes: int) -> None:
     """An ad-hoc scenario needs no file."""
 
 
-def _playbook(tasks: list[Task], gather_facts: bool = False) -> Callable[[Path, int], None]:
+def _playbook(
+    tasks: list[Task], gather_facts: bool = False, **keywords: object
+) -> Callable[[Path, int], None]:
     """A writer for one play. JSON is YAML, and ours has no comment to lose."""
-    play = [{"name": "Bench", "hosts": "all", "gather_facts": gather_facts, "tasks": tasks}]
+    play = [{"name": "Bench", "hosts": "all", "gather_facts": gather_facts, "tasks": tasks, **keywords}]
 
     def write(directory: Path, _mebibytes: int) -> None:
         (directory / "playbook.yml").write_text(json.dumps(play, indent=2) + "\n")
@@ -117,6 +119,11 @@ SCENARIOS: dict[str, Scenario] = {
             "loop100",
             "one task 'command: hostname', looped 100 times",
             _playbook([{**_HOSTNAME, "loop": "{{ range(100) | list }}"}]),
+        ),
+        Scenario(
+            "local100",
+            "100 tasks 'command: hostname' on the controller itself",
+            _playbook([_HOSTNAME] * 100, connection="local"),
         ),
         Scenario("copy100", "one task 'copy', looped over 100 small files", _with_small_files),
         Scenario("template20", "one task 'template', looped 20 times", _with_templates),
