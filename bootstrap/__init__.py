@@ -37,8 +37,8 @@ _SEARCH = (
 _BECOME = "command -v {0} >/dev/null 2>&1 || {{ echo NOPY >&2; exit 127; }}; exec {0} -c '{1}' {0}"
 
 
-# Where privileged.py goes: agent.py keeps its line numbers, and starts when all is defined.
-_START = "\n\nif __name__ == 'fatline_agent':\n"
+# In front of it goes privileged.py: agent.py keeps its line numbers, and starts when all is defined.
+_START = "\nif __name__"
 
 
 @functools.lru_cache(maxsize=2)
@@ -60,8 +60,10 @@ def make_agent(*, privileged: bool = False) -> bytes:
     """
     text = minify((_HERE / "agent.py").read_text("utf-8"))
     if privileged:
-        before, start, after = text.partition(_START)
-        text = before + minify((_HERE / "privileged.py").read_text("utf-8")) + start + after
+        before, start, after = text.rpartition(_START)
+        if not start:
+            raise ValueError("agent.py does not end with its start")
+        text = before + "\n" + minify((_HERE / "privileged.py").read_text("utf-8")) + start + after
     return zlib.compress(text.encode("utf-8"), 9)
 
 

@@ -146,13 +146,15 @@ def test_boot_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert small.count("\n") == text.count("\n"), "a traceback must name the repository's lines"
 
 
-def test_what_a_privileged_agent_has_in_addition_comes_last() -> None:
+def test_what_a_privileged_agent_has_in_addition_comes_before_the_start() -> None:
     plain, privileged = (
         zlib.decompress(harness.bootstrap.agent_source(privileged=flag)).decode().split("\n")
         for flag in (False, True)
     )
-    same = next(at for at, line in enumerate(plain) if line.startswith("if __name__")) - 2
-    assert privileged[:same] == plain[:same], "a traceback must name the repository's lines"
+    (start,) = (at for at, line in enumerate(plain) if line.startswith("if __name__"))
+    assert privileged[:start] == plain[:start], "a traceback must name the repository's lines"
+    (later,) = (at for at, line in enumerate(privileged) if line.startswith("if __name__"))
+    assert any(line.startswith("class Accounts") for line in privileged[start:later])
     compile("\n".join(privileged), "fatline-agent.py", "exec")
 
 
