@@ -42,10 +42,15 @@ TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"/home/control/\.ansible/tmp/[^\s\"'/]+(/tmp\w{8})?", "LOCAL-TMP", "random letters"),
     (r"/(tmp|ansible)[0-9a-z_]{8}\b", r"/\1N", "random letters"),
     (r"\.ansible_tmp[0-9a-z_]{8}", ".ansible_tmpN", "random letters"),
-    (r"(\w+)\.[0-9]+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", r"\1.BACKUP", "pid and time in names of backups"),
+    (r"\.[0-9]+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", ".BACKUP", "pid and time in names of backups"),
     (r"(^|/)\.[0-9a-z_]{8}$", r"\1.N", "random letters: the local file that `copy` makes of its content"),
     (r"/dev/pts/\d+", "/dev/pts/N", "which terminals are free"),
     (r"(?m)^ASYNC POLL on .*\n", "", "how often a job is asked is a matter of time"),
+    (
+        r"^(\d+) (/bin/sh -c /usr/bin/python3 && sleep 0|/usr/bin/python3( -c import sys;sys\.path\[.*)?)$",
+        r"\1 MODULE",
+        "a warm module's two processes have the command line of the agent that they are forks of",
+    ),
     (r"currently used by process \d+", "currently used by process N", "process ids"),
     (r"copied, [0-9.e-]+ s, [0-9.]+ .?B/s", "copied", "how long it took"),
     (r"Paused for [0-9.]+ seconds", "Paused", "how long it took"),
@@ -92,20 +97,6 @@ STDERR: tuple[tuple[str, str], ...] = (
     ),
 )
 """Lines of standard error, as full matches, that are left out."""
-
-PROCESSES: tuple[tuple[str, str, str], ...] = (
-    (
-        r"^(\d+) /bin/sh -c /usr/bin/python3 && sleep 0$",
-        "",
-        "the shell around a module: a warm one needs none",
-    ),
-    (
-        r"^(\d+) (/\S+) -c import sys;sys\.path\[.*$",
-        r"\1 \2",
-        "a warm module has the command line of its agent",
-    ),
-)
-"""Command lines of what is left running: pattern, replacement, reason."""
 
 _HEADER = re.compile(r"^(PLAY|TASK|RUNNING HANDLER|USING|NO MORE HOSTS|PLAY RECAP)\b.*$", re.MULTILINE)
 
@@ -190,12 +181,7 @@ class Normaliser:
 
     def processes(self, lines: Iterable[str]) -> list[str]:
         """The command lines of what is left running."""
-        found = []
-        for line in map(self.text, lines):
-            for pattern, replacement, _ in PROCESSES:
-                line = re.sub(pattern, replacement, line)
-            found.append(line)
-        return sorted(line for line in found if line)
+        return sorted(map(self.text, lines))
 
     def tree(self, tree: dict[str, str]) -> list[str]:
         """One line for each path."""
