@@ -787,21 +787,25 @@ class Spare(object):
         self.key = key
         self.deadline = time.time() + self.SECONDS
         self.orders = agent.pipe()
+        self.verdict = agent.pipe()
         self.plumbing = PipePlumbing(agent)
         self.pid = os.fork()
         if self.pid == 0:
             in_child(agent, self, self.wait)
         agent.pids[self.pid] = self
+        agent.close(self.verdict[1])
         self.ends = self.plumbing.parent()
 
     def become(self):
-        """In the child: the descriptors of the run, and the pipe that it waits on."""
+        """In the child: the descriptors of the run, the pipe that it waits on and the one for its end."""
         self.plumbing.become()
         self.agent.fds.discard(self.orders[0])
+        self.agent.fds.discard(self.verdict[1])
 
     def wait(self):
         """In the child: get ready, then run what comes. The end of the pipe says that nothing will."""
-        self.child.enter()
+        self.child.enter(self.verdict[1])
+        os.close(self.verdict[1])
         self.child.prepare()
         size = self.take(4)
         if len(size) < 4:
@@ -840,7 +844,7 @@ class Spare(object):
         """Let it end, unused."""
         self.agent.spare = None
         stdin, outputs, has_pty = self.ends
-        for fd in [stdin] + list(self.orders) + list(outputs):
+        for fd in [stdin, self.verdict[0]] + list(self.orders) + list(outputs):
             self.agent.close(fd)
 
 
@@ -851,14 +855,38 @@ class SpareRun(Run):
         Run.__init__(self, agent, reply, True)
         self.spare = spare
         self.again = again
+        self.verdict = spare.verdict[0]
+        set_nonblocking(self.verdict)
+        agent.poller.watch(self.verdict, READ, self.on_verdict)
         self.attach(*spare.ends + (EMPTY, False))
 
     def cancel(self):
         self.again = None
         Run.cancel(self)
 
+    def on_verdict(self, events):
+        """The module has ended, and so its run; that the process above it is taken down is not waited for."""
+        data = read_some(self.verdict, 1)
+        if data is None:
+            return
+        self.end_verdict()
+        if data:
+            self.ended(struct.unpack('>B', data)[0] << 8)
+
+    def end_verdict(self):
+        self.agent.poller.forget(self.verdict)
+        self.agent.close(self.verdict)
+        self.verdict = None
+
     def reaped(self, status):
-        if self.spare.unread() and self.again:
+        if self.verdict is not None:
+            self.end_verdict()
+        if self.spare is not None:
+            self.ended(status)
+
+    def ended(self, status):
+        spare, self.spare = self.spare, None
+        if spare.unread() and self.again:
             self.input.close()
             for fd in list(self.outputs):
                 self.end_output(fd)
@@ -893,10 +921,11 @@ def in_child(agent, plumbing, child):
         os._exit(code)
 
 
-def below_shell():
+def below_shell(verdict=None):
     """Go on in a child, as stock's interpreter does below a shell that leads session and group and waits.
 
-    What a module does to its parent, its group or itself then ends in what it ends in there.
+    What a module does to its parent, its group or itself then ends in what it ends in there. Its exit status
+    is written to verdict before this process, as large as the agent, is taken down.
     """
     try:
         pid = os.fork()
@@ -912,6 +941,10 @@ def below_shell():
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) not in (signal.SIGINT, signal.SIGPIPE):
             os.write(2, latin('%s\n' % signal_words(status)))
         code = exit_code(status)
+        if verdict is not None:
+            for fd in (0, 1, 2):
+                os.close(fd)
+            os.write(verdict, struct.pack('>B', code))
     except:  # noqa: E722
         code = 255
     os._exit(code)
@@ -1843,10 +1876,10 @@ class ModuleChild(object):
         self.applied = ARCHIVE
         self.trouble = None
 
-    def enter(self):
+    def enter(self, verdict=None):
         """Take the place that stock's interpreter has in its session."""
         if self.is_below_shell:
-            below_shell()
+            below_shell(verdict)
 
     def prepare(self):
         import tempfile
