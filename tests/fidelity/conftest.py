@@ -40,12 +40,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     counts = config.stash.get(_counts, [])
     if not counts:
         return
-    modules: Counter[str] = Counter()
-    for count in counts:
-        modules.update(count["modules"])
-    warm = modules.pop("warm", 0)
-    total = warm + modules.total()
     terminalreporter.section("fidelity")
-    terminalreporter.write_line(f"{warm} of {total} module runs were warm ({warm / total:.1%}); the others:")
-    for reason, number in modules.most_common():
-        terminalreporter.write_line(f"  {number:5d} {reason}")
+    for pipelining in sorted({count["pipelining"] for count in counts}):
+        modules: Counter[str] = Counter()
+        for count in counts:
+            if count["pipelining"] == pipelining:
+                modules.update(count["modules"])
+        total, warm = modules.total(), modules.pop("warm", 0)
+        terminalreporter.write_line(
+            f"pipelining {pipelining}: {warm} of {total} module runs were warm; others:"
+        )
+        for reason, number in modules.most_common():
+            terminalreporter.write_line(f"  {number:5d} {reason}")

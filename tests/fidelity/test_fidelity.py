@@ -46,5 +46,5 @@ def test_same_as_stock(
 ) -> None:
     _skip_where_it_cannot_run(case, controller)
     found, counts = bench.compare(case, pipelining)
-    counted += counts
+    counted += [{"pipelining": pipelining, **count} for count in counts]
     assert not found, "\n".join(found)
