@@ -83,6 +83,7 @@ VOLATILE = {
 REPLACE = (
     (r"\btmp[0-9A-Za-z_]{6,8}\b", "tmpN", "random letters"),
     (r"^\.[0-9a-z_]{8}$", ".N", "random letters"),
+    (r"ansible-moduletmp-JOB-\w+", "ansible-moduletmp-N", "random letters, as Python 2 makes them"),
     (r"(ansible[._][\w.]*payload_)[0-9A-Za-z_]{6,8}", r"\1N", "random letters, as Python 2 makes them"),
     (r"hello_[^ ]*\.deb", "DEB", "what the archive has now"),
     (r"(Get:|Fetched |Reading database|Need to get ).*", r"\1", "apt tells times and sizes"),
