@@ -319,7 +319,9 @@ TEST(a_result_that_came_before_the_death_waits_for_a_slow_client)
         handles[i] = begin_call(&s.conn, &s.agent, 10 + i);
         send_output(&s.agent, &s.conn, handles[i], 10 + i, WINDOW);
     }
-    send_output(&s.agent, &s.conn, handles[3], 13, WINDOW);
+    /* Beyond the credit: the mux may stop reading, and this waits in the
+     * socket, which holds so much at any rate. */
+    send_output(&s.agent, &s.conn, handles[3], 13, 2 * PIECE);
     reply(&s.agent, &s.conn, handles[3], 13, FL_F_LAST, "\4", 1);
     agent_kill(&s.agent);
     /* Longer than a mux drains what no reader holds up. */
@@ -330,7 +332,7 @@ TEST(a_result_that_came_before_the_death_waits_for_a_slow_client)
     for (uint32_t i = 0; i < 4; i++) {
         receive_output(&s.conn, handles[i], 10 + i, WINDOW);
     }
-    receive_output(&s.conn, handles[3], 13, WINDOW);
+    receive_output(&s.conn, handles[3], 13, 2 * PIECE);
     m = receive_for(s.conn.fd, handles[3]);
     CHECK_INT(m.payload[0], FL_K_EXIT);
     free(m.payload);
