@@ -165,7 +165,7 @@ def other_basic(parsed: Any) -> Any:
     listing = msgpack.packb(rows)
     name = hashing(listing).digest()
     blobs = {**parsed.blobs, row[1]: source, name: listing}
-    return payloads.payload.Payload(**{**vars(parsed), "manifest": name, "blobs": blobs})
+    return parsed._replace(manifest=name, blobs=blobs)
 
 
 def test_an_interpreter_that_is_gone_refuses(tmp_path: pathlib.Path) -> None:

@@ -584,9 +584,7 @@ def test_warm_names_of_core_that_changed_are_not_kept(own: AgentProcess, tmp_pat
     ]
     listing = msgpack.packb(rows)
     name = hashlib.sha256(listing).digest()
-    changed = payloads.payload.Payload(
-        **{**vars(parsed), "manifest": name, "blobs": {**parsed.blobs, entry[1]: source, name: listing}}
-    )
+    changed = parsed._replace(manifest=name, blobs={**parsed.blobs, entry[1]: source, name: listing})
     assert json.loads(own.module(changed).stdout)["value"] == "another"
     assert "rl" in json.loads(own.module(parsed).stdout)["value"]
 
