@@ -359,7 +359,7 @@ def test_nothing_is_left_when_the_controller_is_killed(lab: Lab) -> None:
     """The run's end is noticed by the mux as well: nobody is attached to the agent any more."""
     process, record = lab.start_playbook(PIDS, door="callback")
     pid = started(lab)
-    agent = parent_of(parent_of(pid))
+    agent = agent_of(pid)
     children = subprocess.run(
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
     ).stdout.split()
