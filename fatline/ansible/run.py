@@ -7,11 +7,11 @@ import contextlib
 import hmac
 import os
 import secrets
-from pathlib import Path
 
 from fatline.ansible import keys
 from fatline.ansible.shared import AppendLog
 from fatline.ansible.summary import BOOTED, Ledger, Totals
+from fatline.ansible.surroundings import start_time
 from fatline.client import get_client
 from fatline.errors import FatlineError
 
@@ -64,7 +64,7 @@ class Run:
         """
         if self._in_main:
             return self._token
-        return hmac.digest(keys.secret(), f"{owner} {_start_time(owner)}".encode(), "sha256")
+        return hmac.digest(keys.secret(), f"{owner} {_life(owner)}".encode(), "sha256")
 
     def note_interpreter(self, connection: bytes, interpreter: str) -> None:
         """Remember which Python the payloads for a connection ask for."""
@@ -106,13 +106,12 @@ class Run:
                     client.retire(context_id)
 
 
-def _start_time(pid: int) -> str:
-    """Return what tells a process from a later one of the same number; empty if it is gone."""
+def _life(pid: int) -> str:
+    """Tell a process from a later one of its number; empty if it is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return str(start_time(pid))
     except OSError:
         return ""
-    return text.rpartition(")")[2].split()[19]
 
 
 _run: Run | None = None
