@@ -2,7 +2,8 @@
 # Everything below works on a machine that has Python 3.10+, gcc and make: see `make help`.
 
 PYTHON ?= python3
-SECONDS ?= 60
+# A minute for each of the three fuzz targets.
+SECONDS ?= 180
 BENCH ?=
 TESTS ?= tests
 MATRIX ?=
