@@ -2768,16 +2768,32 @@ def signature(paths):
     return looks
 
 
+def places_of(command):
+    """The files that a shell looks at for a command: the one that it takes, and those that are not there before it."""
+    if '/' in command:
+        return [command]
+    found = []
+    for directory in os.environ.get('PATH', os.defpath).split(os.pathsep):
+        found.append(os.path.join(directory, command))
+        if os.path.isfile(found[-1]) and os.access(found[-1], os.X_OK):
+            break
+    return found
+
+
 class Freshness(object):
     """Tells whether a child forked now would see what a new interpreter would see (DESIGN rule 10)."""
 
-    def __init__(self):
+    def __init__(self, interpreter):
         home = os.environ.get('HOME', '/')
         shell = os.path.basename(os.environ.get('SHELL', '/bin/sh'))
         names = SHELL_FILES.get(shell, ()) + ANY_SHELL_FILES
         self.login = [name.replace('~', home) for name in names]
         self.login_seen = signature(self.login)
-        self.files = [sys.executable, os.path.dirname(os.__file__)] + list(WATCHED)
+        self.interpreter = places_of(interpreter) + [sys.executable]
+        self.interpreter_seen = signature(self.interpreter)
+        # A script that starts the interpreter gives it options and variables that nobody else knows.
+        self.is_wrapped = self.interpreter_seen[-2] != self.interpreter_seen[-1]
+        self.files = [os.path.dirname(os.__file__), os.path.join(sys.prefix, 'pyvenv.cfg')] + list(WATCHED)
         self.files.extend([path for path in sys.path if path])
         self.files.append(getattr(sys.modules.get('site'), 'USER_SITE', None) or os.devnull)
         self.seen = signature(self.files)
@@ -2796,6 +2812,9 @@ class Freshness(object):
 
     def login_changed(self):
         return signature(self.login) != self.login_seen
+
+    def interpreter_changed(self):
+        return signature(self.interpreter) != self.interpreter_seen
 
     def changed(self):
         return signature(self.files) != self.seen
@@ -2886,7 +2905,7 @@ class Agent(object):
         self.blobs = Blobs()
         self.manifests = {}
         self.warm = Warm(self.blobs)
-        self.freshness = Freshness()
+        self.freshness = Freshness(interpreter)
         self.coerced = locale_is_coerced()
         self.host = FunctionHost(self)
         self.previous = self.ahead = self.spare = None
@@ -3133,13 +3152,17 @@ class Agent(object):
         if self.freshness.login_changed():
             # Only a new login can see it (ansible fact 27).
             raise Refusal(STALE, 'a start-up file of the login shell has changed')
+        if self.freshness.interpreter_changed():
+            # What is there now may be anything: a script with words of its own, or nothing at all.
+            raise Refusal(STALE, 'the interpreter has changed on disk')
         if self.freshness.changed():
-            words = 'the interpreter or what it loads has changed on disk'
+            words = 'what the interpreter loads has changed on disk'
         elif self.warm.is_foreign_to(self.manifest_of(body['manifest'])):
             words = 'another ansible-core has been here'
         else:
             return
-        if self.calls or self.host.fd is not None or reply.stream == self.renewed or self.accounts:
+        in_use = self.calls or self.host.fd is not None or reply.stream == self.renewed
+        if in_use or self.accounts or self.freshness.is_wrapped:
             raise Refusal(STALE, words)
         self.renew(reply, body)
 

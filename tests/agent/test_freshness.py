@@ -168,6 +168,66 @@ def other_basic(parsed: Any) -> Any:
     return parsed._replace(manifest=name, blobs=blobs)
 
 
+def script(path: pathlib.Path, text: str) -> pathlib.Path:
+    """Make an executable shell script, under its name at once."""
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(f"#!/bin/sh\n{text}\n")
+    draft.chmod(0o755)
+    return draft.rename(path)
+
+
+def wrapper(path: pathlib.Path, words: str = "") -> pathlib.Path:
+    """Make a script that starts this Python with some words in front."""
+    return script(path, f'{words} exec "{sys.executable}" "$@"')
+
+
+def test_an_interpreter_that_is_another_file_now_refuses(tmp_path: pathlib.Path) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.symlink_to(sys.executable)
+    with AgentProcess(str(interpreter)) as agent:
+        parsed = payloads.parsed("ping", {}, agent.interpreter)
+        assert agent.module(parsed).rc == 0
+        interpreter.unlink()
+        wrapper(interpreter)
+        assert refusal_of(agent, agent.start_module(parsed)) == STALE
+
+
+def test_a_script_that_starts_the_interpreter_is_watched(tmp_path: pathlib.Path) -> None:
+    interpreter = wrapper(tmp_path / "python", "WORD=first")
+    with AgentProcess(str(interpreter)) as agent:
+        parsed = payloads.parsed("ping", {}, agent.interpreter)
+        assert agent.module(parsed).rc == 0
+        assert agent.facts["executable"] != str(interpreter), "nothing else names the script"
+        wrapper(interpreter, "WORD=second")
+        assert refusal_of(agent, agent.start_module(parsed)) == STALE
+
+
+def test_a_wrapped_interpreter_is_not_started_without_its_script(
+    venv: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    interpreter = script(tmp_path / "python", f'exec "{venv}/bin/python" "$@"')
+    with AgentProcess(str(interpreter)) as agent:
+        parsed = payloads.parsed("ping", {}, agent.interpreter)
+        assert agent.module(parsed).rc == 0
+        add_library(venv, "fl_lib_wrapped")
+        assert refusal_of(agent, agent.start_module(parsed)) == STALE
+
+
+def test_an_interpreter_that_comes_first_on_the_path_now_is_noticed(tmp_path: pathlib.Path) -> None:
+    first = tmp_path / "first"
+    second = tmp_path / "second"
+    for place in (first, second):
+        place.mkdir()
+    (second / "fl_python").symlink_to(sys.executable)
+    (first / "fl_python").write_text("not executable, so that no shell takes it\n")
+    env = {**os.environ, "PATH": f"{first}:{second}:{os.environ['PATH']}"}
+    with AgentProcess("fl_python", env=env) as agent:
+        parsed = payloads.parsed("ping", {}, agent.interpreter)
+        assert agent.module(parsed).rc == 0
+        wrapper(first / "fl_python")
+        assert refusal_of(agent, agent.start_module(parsed)) == STALE
+
+
 def test_an_interpreter_that_is_gone_refuses(tmp_path: pathlib.Path) -> None:
     place = tmp_path / "gone"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
