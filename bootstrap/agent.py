@@ -3068,6 +3068,8 @@ class Agent(object):
             Waiting(self, reply, body).try_start()
         elif body.get('mode') == 'command':
             check_command(body)
+            if 'command' in body:
+                self.check_login()
             start_run(self, reply, body, command_child(self, body), None)
         else:
             raise Refusal(UNSUPPORTED, 'mode %r is not known here' % body.get('mode'))
@@ -3149,9 +3151,7 @@ class Agent(object):
     def check_fresh(self, reply, body):
         if self.accounts:
             self.accounts.check()
-        if self.freshness.login_changed():
-            # Only a new login can see it (ansible fact 27).
-            raise Refusal(STALE, 'a start-up file of the login shell has changed')
+        self.check_login()
         if self.freshness.interpreter_changed():
             # What is there now may be anything: a script with words of its own, or nothing at all.
             raise Refusal(STALE, 'the interpreter has changed on disk')
@@ -3165,6 +3165,11 @@ class Agent(object):
         if in_use or self.accounts or self.freshness.is_wrapped:
             raise Refusal(STALE, words)
         self.renew(reply, body)
+
+    def check_login(self):
+        """Refuse where only a new login can see what has changed (ansible fact 27)."""
+        if self.freshness.login_changed():
+            raise Refusal(STALE, 'a start-up file of the login shell has changed')
 
     def renew(self, reply, body):
         """Become a new interpreter in the same process, and then serve this call."""

@@ -315,12 +315,29 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         def attempt(on: Client, target: Agent) -> runs.RunResult:
             return runs.run(on, target.context_id, body, stdin=job.in_data, label=self.fl_label())
 
+        self._fl_try_login_shell(client, agent, body, reason)
         try:
             result = self._fl_attempt(job, client, agent, attempt)
         except (Refused, Dead) as error:
             raise Fallback(f"{reason}; the agent did not take it: {error}") from error
         self._fl_say(summary.COMMAND, reason, cold=True, module=job.runs_module)
         return self._fl_result(job, self._fl_status(result), result.stdout, result.stderr + closing)
+
+    def _fl_try_login_shell(self, client: Client, agent: Agent, body: Mapping[str, Any], reason: str) -> None:
+        """Leave commands to the stock plugin where start-up files make something else of their own work."""
+        if "command" not in body:
+            return
+        terminal = {name: body[name] for name in ("pty", "term") if name in body}
+
+        def probe(question: Mapping[str, Any]) -> runs.RunResult:
+            return runs.run(client, agent.context_id, {**question, **terminal}, label=self.fl_label())
+
+        try:
+            settled = run.current().login_shells.may_serve(agent.context_id, bool(terminal), probe)
+        except FatlineError as error:
+            raise Fallback(f"{reason}; {error}") from error
+        if not settled:
+            raise Fallback(f"{reason}; start-up files of the login shell do not bear to be read twice")
 
     def _fl_find(self, link: Link, reason: str) -> tuple[Client, Agent]:
         if not link.key:

@@ -9,6 +9,7 @@ import os
 import secrets
 
 from fatline.ansible import keys
+from fatline.ansible.login import LoginShells
 from fatline.ansible.shared import AppendLog
 from fatline.ansible.summary import BOOTED, Ledger, Totals
 from fatline.ansible.surroundings import start_time
@@ -33,6 +34,7 @@ class Run:
         self._ledger = Ledger()
         self._given_up = AppendLog()
         self._transient = AppendLog()
+        self.login_shells = LoginShells()
         self.summary_printed = False
 
     def count(self, outcome: str, reason: str = "", module: bool = False) -> None:

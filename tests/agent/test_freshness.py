@@ -139,8 +139,8 @@ def test_login_shell_files_need_a_new_login(agent: AgentProcess, tmp_path: pathl
     (tmp_path / name).write_text("FOO=1\n")
     for _ in range(2):
         assert refusal_of(agent, agent.start_module(parsed)) == STALE
-    # A command reads the file itself, as a login does.
-    assert agent.command(b"echo still").stdout == b"still\n"
+    # Nor does a command do: what the file of before has set is still in the agent's environment.
+    assert refusal_of(agent, agent.start({"mode": "command", "command": b"echo still"})) == STALE
 
 
 def test_another_ansible_core_gets_a_clean_parent(agent: AgentProcess) -> None:
