@@ -2532,6 +2532,8 @@ class FunctionHost(object):
 
 
 class HostPlumbing(object):
+    has_pty = False
+
     def __init__(self, agent, keep):
         self.agent = agent
         self.keep = keep
@@ -3062,7 +3064,7 @@ class Agent(object):
         self.check_call(frame)
         body = parse_exec(frame)
         reply = Reply(self, frame)
-        self.own_session = body.get('session') != 'inherit'
+        self.take_session(body)
         if body.get('mode') == 'module':
             check_module(self, body)
             Waiting(self, reply, body).try_start()
@@ -3073,6 +3075,10 @@ class Agent(object):
             start_run(self, reply, body, command_child(self, body), None)
         else:
             raise Refusal(UNSUPPORTED, 'mode %r is not known here' % body.get('mode'))
+
+    def take_session(self, body):
+        """What core itself starts on its own machine stays in core's session."""
+        self.own_session = body.get('session') != 'inherit'
 
     # Module runs
 
@@ -3199,6 +3205,7 @@ class Agent(object):
         body = dict([(native(key), state['body'][key]) for key in state['body']])
         for key in ('interpreter', 'module', 'fqn', 'profile', 'site'):
             body[key] = native(body[key])
+        self.take_session(body)
         self.guard(reply, self.run_module, reply, body)
         self.renewed = None
         self.inbox.extend(self.framer.feed(state['pending']))

@@ -86,6 +86,24 @@ def test_a_package_just_installed_is_seen(
     assert agent.module(parsed).exit["warm"] is True
 
 
+def test_one_that_shares_its_session_starts_anew_too(
+    agent: AgentProcess, venv: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    # A local agent: its modules stay in the session of the ansible-playbook that made it.
+    module = tmp_path / "fl_session.py"
+    module.write_text(
+        "#!/usr/bin/python\nimport os\nfrom ansible.module_utils.basic import AnsibleModule\n"
+        "AnsibleModule(argument_spec={}).exit_json(session=os.getsid(0))\n"
+    )
+    parsed = payloads.parsed(str(module), {}, agent.interpreter)
+    own = os.getsid(agent.facts["pid"])
+    for _ in range(2):
+        assert json.loads(agent.module(parsed, session="inherit").stdout)["session"] == own
+        add_library(venv, "fl_lib_session")
+    agent.take_hello(agent.receive(HELLO))
+    assert json.loads(agent.module(parsed).stdout)["session"] != own
+
+
 def test_what_was_on_its_way_is_served_by_the_new_interpreter(
     agent: AgentProcess, venv: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
