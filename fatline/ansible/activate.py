@@ -141,5 +141,6 @@ def _at_exit(main_pid: int) -> None:
     this = run.current()
     if summary.wanted() and not this.summary_printed:
         print_summary()
+    summary.append(this.totals())
     this.end()
     owned.end()

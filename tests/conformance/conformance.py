@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import re
 import shutil
 import signal
@@ -19,9 +20,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -30,13 +34,13 @@ sys.path.append(str(HERE.parent / "lab"))
 import cores  # noqa: E402
 import roots  # noqa: E402
 from hosts import Host  # noqa: E402
-from places import NICENESS, LabError, cache, run, say  # noqa: E402
+from places import LabError, cache, run, say  # noqa: E402
 
 from fatline.cli.sandbox import Keys  # noqa: E402
 
 LIST = HERE / "targets.txt"
 SECONDS = 300
-ADDRESS = "127.77.1.1"
+ADDRESS = "127.77.1.{number}"
 
 PASSED, FAILED, TIMED_OUT = "passed", "failed", "timed out"
 
@@ -61,6 +65,12 @@ class Result:
     accelerated: int = 0
     """Commands that agents served, in all runs of ansible within the target that told."""
     commands: int = 0
+    ending: str = ""
+    """What the recaps add up to, and the task that failed last."""
+
+    def like(self, other: Result) -> bool:
+        """Whether both ended at the same place in the same way."""
+        return self.verdict == other.verdict and bool(self.ending) and self.ending == other.ending
 
 
 class Tree:
@@ -130,14 +140,23 @@ def _unpack(version: str, place: Path) -> None:
 
 
 class Runner:
-    """Runs targets of one tree; a context manager that leaves nothing but its logs."""
+    """Runs targets of one tree, one at a time; a context manager that leaves nothing but its logs."""
 
     def __init__(
-        self, tree: Tree, controller: cores.Controller, root: roots.Root, logs: Path, seconds: float
+        self,
+        tree: Tree,
+        controller: cores.Controller,
+        root: roots.Root,
+        logs: Path,
+        seconds: float,
+        number: int = 1,
     ) -> None:
-        """Build the root first: LabError says why that cannot be."""
+        """Build the root first: LabError says why that cannot be. `number` tells it from others at work."""
+        self._address = ADDRESS.format(number=number)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
         self._tree = tree
-        self._root = root
+        self._root = replace(root, prepare=root.prepare + _HOST)
         self._logs = logs
         self._seconds = seconds
         self._controller = controller
@@ -152,15 +171,25 @@ class Runner:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def run(self, target: str, configuration: str) -> Result:
-        """Run a target once, on a host that has no past."""
-        with Host(self._root, self._directory / "host", self._keys, name="testhost", address=ADDRESS) as host:
+        """Run a target once, on a host that has no past. LabError if it was stopped."""
+        place = self._directory / "host"
+        with Host(self._root, place, self._keys, name="testhost", address=self._address) as host:
             tree = self._directory / "tree"
             shutil.copytree(self._tree.folder / "test", tree / "test", symlinks=True)
             (tree / "state").mkdir()
+            # Roles take it for a folder of the host, scripts for one of the controller.
+            for root in (Path("/"), host.files()):
+                (root / str(tree / "results").lstrip("/")).mkdir(parents=True, exist_ok=True)
             try:
                 return self._run(target, configuration, host, tree)
             finally:
                 shutil.rmtree(tree)
+
+    def stop(self) -> None:
+        """End what runs, from any thread."""
+        self._stopped = True
+        if self._process is not None:
+            _kill(self._process)
 
     def _run(self, target: str, configuration: str, host: Host, tree: Path) -> Result:
         environment, variables = CONFIGURATIONS[configuration]
@@ -175,9 +204,10 @@ class Runner:
                 if self._tree.has(name)
             ]
         verdict = TIMED_OUT if codes[-1] is None else FAILED if codes[-1] else PASSED
-        counts = re.findall(r"fatline: accelerated (\d+) of (\d+) commands", log.read_text(errors="replace"))
+        said, told = log.read_text(errors="replace"), tree / "summaries"
+        counts = re.findall(r"accelerated (\d+) of (\d+) commands", told.read_text() if told.exists() else "")
         accelerated, commands = (sum(int(pair[place]) for pair in counts) for place in (0, 1))
-        return Result(verdict, round(time.monotonic() - begun, 1), accelerated, commands)
+        return Result(verdict, round(time.monotonic() - begun, 1), accelerated, commands, _ending(said))
 
     def _step(
         self, target: str, tree: Path, environment: dict[str, str], output: object, seconds: float
@@ -189,11 +219,11 @@ class Runner:
         else:
             program, folder = self._role(target, integration), integration
         results = tree / "results"
-        results.mkdir(exist_ok=True)
         whole = {
             **_ENVIRONMENT,
             **_supplements(tree),
-            **self._controller.environment(),
+            **self._tools(tree),
+            "FATLINE_SUMMARY_FILE": str(tree / "summaries"),
             "STATE": str(tree / "state"),
             "ANSIBLE_CONFIG": str(tree / "test/lib/ansible_test/_data/ansible.cfg"),
             "ANSIBLE_PLAYBOOK_DIR": str(folder),
@@ -203,9 +233,12 @@ class Runner:
             **({} if self._tree.script(target) else {"ANSIBLE_ROLES_PATH": str(integration / "targets")}),
             **environment,
         }
-        command = cores.in_root(Path("/"), program, [self._directory], overlay=True)
-        process = subprocess.Popen(
-            ["nice", "-n", str(NICENESS), *command],
+        if _SSHD in _listed().get(target, ()):
+            program = ["unshare", "--net", "/bin/sh", "-ec", _ITS_OWN_HOST, "controller", *program]
+        prepared = ["/bin/sh", "-ec", _CONTROLLER, "controller", *program]
+        command = cores.in_root(Path("/"), prepared, [self._directory], overlay=True)
+        self._process = process = subprocess.Popen(
+            command,
             cwd=folder,
             env=whole,
             stdin=subprocess.DEVNULL,
@@ -214,12 +247,34 @@ class Runner:
             start_new_session=True,
         )
         try:
-            return process.wait(max(seconds, 1))
+            status = None if self._stopped else process.wait(max(seconds, 1))
         except subprocess.TimeoutExpired:
-            # The process of this id is unshare: everything in its namespaces goes with it.
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            return None
+            status = None
+        if status is None:
+            _kill(process)
+        if self._stopped:
+            raise LabError(f"{target} was stopped")
+        return status
+
+    def _tools(self, tree: Path) -> dict[str, str]:
+        """Programs that scripts of targets call, and what those want to know."""
+        environment, place = self._controller.environment(), tree / "bin"
+        if not place.exists():
+            place.mkdir()
+            injector = tree / "test" / "lib" / "ansible_test" / "_util" / "target" / "injector"
+            for script in injector.glob("virtualenv*.sh"):
+                shutil.copy(script, place)
+            (place / "python.py").write_text('#!/bin/sh\nexec python "$@"\n')
+            (place / "python.py").chmod(0o755)
+        python = self._controller.bin / "python"
+        version = run(
+            [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], "version of Python"
+        )
+        return {
+            "ANSIBLE_TEST_PYTHON_INTERPRETER": str(python),
+            "ANSIBLE_TEST_PYTHON_VERSION": version.strip(),
+            "PATH": f"{place}:{environment['PATH']}",
+        }
 
     def _role(self, target: str, integration: Path) -> list[str]:
         play = {
@@ -233,6 +288,66 @@ class Runner:
         return ["ansible-playbook", playbook.name, "-i", "inventory", "-v"]
 
 
+def _ending(said: str) -> str:
+    """Sum the recaps up and name the task that failed last, to see whether two failures are the same."""
+    sums: dict[str, int] = {}
+    for name, count in re.findall(r"\b(ok|changed|unreachable|failed|skipped|rescued|ignored)=(\d+)", said):
+        sums[name] = sums.get(name, 0) + int(count)
+    fatal = said.rfind("\nfatal: ")
+    task = re.findall(r"^(?:TASK|RUNNING HANDLER) \[(.*)\]", said[: max(fatal, 0)], re.MULTILINE)[-1:]
+    return " ".join([*(f"{name}={count}" for name, count in sums.items()), *task])
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill unshare, and with it everything in its name spaces."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+# What targets expect of a host: root's keys, which some give to others; and a cron whose clock runs fast.
+# They see to that themselves under systemd, which a host has not; jobs would come in time only by good luck.
+_HOST = """
+install -D -m 600 /etc/ssh/lab_keys /root/.ssh/authorized_keys
+mkdir -p /etc/default
+cat >>/etc/default/cron <<'END'
+for library in /usr/lib/*/faketime/libfaketime.so.1; do
+    [ ! -e "$library" ] || export LD_PRELOAD="$library" FAKETIME='+0y x10'
+done
+END
+"""
+
+# What targets expect of /usr/bin/python3 on the controller: that it has Jinja.
+_CONTROLLER = """
+if own=$(/usr/bin/python3 -c 'import site; print(site.getsitepackages()[0])'); then
+    theirs=$(python3 -c 'import os, jinja2; print(os.path.dirname(os.path.dirname(jinja2.__file__)))')
+    mkdir -p "$own"
+    for package in jinja2 markupsafe yaml; do
+        [ -e "$own/$package" ] || ln -s "$theirs/$package" "$own/$package"
+    done
+fi
+exec "$@"
+"""
+
+# For targets whose inventories name localhost and 127.0.0.x over ssh, with the controller's own Python.
+_ITS_OWN_HOST = """
+ip link set lo up
+mkdir -p -m 755 /run/sshd
+mkdir -p -m 700 /root/.ssh
+ssh-keygen -q -A
+rm -f /root/.ssh/id_rsa
+ssh-keygen -q -t rsa -N '' -f /root/.ssh/id_rsa
+cp /root/.ssh/id_rsa.pub /root/.ssh/authorized_keys
+for place in "$(command -v python)" "$(readlink -f "$(command -v python)")" "$PWD"; do
+    # Other users run and read what belongs to this one.
+    while [ "$place" != / ]; do
+        place=$(dirname "$place")
+        chmod a+x "$place"
+    done
+done
+/usr/sbin/sshd
+exec "$@"
+"""
+
 _VARIABLES = {"ansible_python_interpreter": "/usr/bin/python3", "ansible_pipelining": "yes"}
 
 # What ansible-core's own test runner sets, as far as targets rely on it.
@@ -242,6 +357,7 @@ _ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "USER": "root",
     "PAGER": "/bin/cat",
+    "PYTHONPATH": "",
     "ANSIBLE_PYTHON_MODULE_RLIMIT_NOFILE": "1024",
     "ANSIBLE_FORCE_COLOR": "false",
     "ANSIBLE_FORCE_HANDLERS": "true",
@@ -252,7 +368,6 @@ _ENVIRONMENT = {
     "ANSIBLE_RETRY_FILES_ENABLED": "false",
     "ANSIBLE_LIBRARY": "/dev/null",
     "ANSIBLE_DEVEL_WARNING": "false",
-    "FATLINE_SUMMARY": "1",
 }
 
 
@@ -283,11 +398,12 @@ def _write_inventory(path: Path, variables: dict[str, str | int]) -> None:
 
 
 class Book:
-    """Results that are kept from run to run, one file for each version and root."""
+    """Results that are kept from run to run, one file for each version and root. Threads share it."""
 
     def __init__(self, path: Path) -> None:
         """Read what is there."""
         self._path = path
+        self._lock = threading.Lock()
         self._rows: dict[str, dict[str, Result]] = {}
         if path.exists():
             for target, row in json.loads(path.read_text()).items():
@@ -299,11 +415,14 @@ class Book:
 
     def put(self, target: str, configuration: str, result: Result) -> None:
         """Keep a result, at once."""
-        self._rows.setdefault(target, {})[configuration] = result
-        rows = {name: {key: asdict(value) for key, value in row.items()} for name, row in self._rows.items()}
-        new = self._path.with_suffix(".new")
-        new.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
-        new.rename(self._path)
+        with self._lock:
+            self._rows.setdefault(target, {})[configuration] = result
+            rows = {
+                name: {key: asdict(value) for key, value in row.items()} for name, row in self._rows.items()
+            }
+            new = self._path.with_suffix(".new")
+            new.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+            new.rename(self._path)
 
     def table(self, targets: Sequence[str], configurations: Sequence[str]) -> str:
         """The results in Markdown."""
@@ -312,22 +431,29 @@ class Book:
             "| --- " * (len(configurations) + 1) + "|",
         ]
         for target in targets:
-            results = [self.get(target, name) for name in configurations]
-            lines.append(f"| {target} | " + " | ".join(map(_cell, results)) + " |")
+            stock = self.get(target, "stock")
+            cells = [_cell(self.get(target, name), stock) for name in configurations]
+            lines.append(f"| {target} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 
 
-def _cell(result: Result | None) -> str:
+def _cell(result: Result | None, stock: Result | None = None) -> str:
     if result is None:
         return ""
+    failed_too = result.verdict == FAILED and stock is not None and stock is not result
+    alike = " alike" if failed_too and stock is not None and result.like(stock) else ""
     counts = f", {result.accelerated} of {result.commands}" if result.commands else ""
-    return f"{result.verdict}{counts}"
+    return f"{result.verdict}{alike}{counts}"
 
 
-def listed() -> list[str]:
-    """The committed list of targets."""
-    lines = (line.partition("#")[0].strip() for line in LIST.read_text().splitlines())
-    return [line for line in lines if line]
+_SSHD = "sshd"
+"""Behind the name of a target: its controller has an ssh server, and a network of its own."""
+
+
+def _listed() -> dict[str, list[str]]:
+    """The committed list of targets, each with what it needs."""
+    lines = (line.partition("#")[0].split() for line in LIST.read_text().splitlines())
+    return {words[0]: words[1:] for words in lines if words}
 
 
 def main() -> int:
@@ -342,6 +468,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", metavar="TARGET", help="this target (repeatable)")
     parser.add_argument("--root", choices=roots.ROOTS, default="bookworm", help="what the host is (bookworm)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"limit for one target ({SECONDS})")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="targets at the same time (1)")
     parser.add_argument("--resume", action="store_true", help="run only what has no result yet")
     parser.add_argument("--lazy", action="store_true", help="stock only for what fails under Fatline")
     parser.add_argument("--show", action="store_true", help="run nothing, print the results that there are")
@@ -351,12 +478,16 @@ def main() -> int:
         place = cache() / "conformance" / f"{tree.version}-{options.root}"
         place.mkdir(parents=True, exist_ok=True)
         book = Book(place / "results.json")
-        targets = [name for name in options.only or listed() if tree.has(name)]
+        targets = [name for name in options.only or _listed() if tree.has(name)]
         configurations = ["stock", *(name for name in options.config or ("strategy",) if name != "stock")]
         if not options.show:
             controller, root = tree.controller(), roots.ROOTS[options.root]
-            with Runner(tree, controller, root, place, options.seconds) as runner:
-                run_all(runner, book, targets, configurations, resume=options.resume, lazy=options.lazy)
+            with ExitStack() as stack:
+                runners = [
+                    stack.enter_context(Runner(tree, controller, root, place, options.seconds, number))
+                    for number in range(1, options.jobs + 1)
+                ]
+                run_all(runners, book, targets, configurations, resume=options.resume, lazy=options.lazy)
     except LabError as error:
         print(f"conformance: {error}", file=sys.stderr)
         return 2
@@ -365,7 +496,7 @@ def main() -> int:
 
 
 def run_all(
-    runner: Runner,
+    runners: Sequence[Runner],
     book: Book,
     targets: Sequence[str],
     configurations: Sequence[str],
@@ -373,12 +504,15 @@ def run_all(
     resume: bool = False,
     lazy: bool = False,
 ) -> None:
-    """Run targets under stock and, where that passes, under the other configurations.
+    """Run targets, one on each runner at once: under stock and, where that passes, otherwise.
 
     With `lazy` stock is run only to see whether what fails elsewhere passes there.
     """
+    idle: queue.SimpleQueue[Runner] = queue.SimpleQueue()
+    for runner in runners:
+        idle.put(runner)
 
-    def result(target: str, name: str) -> Result:
+    def result(runner: Runner, target: str, name: str) -> Result:
         kept = book.get(target, name)
         # What stock does is asked once: it does not change with Fatline.
         if kept is None or not (resume or name == "stock"):
@@ -387,12 +521,25 @@ def run_all(
             say(f"{target}: {name}: {_cell(kept)} ({kept.seconds} s)")
         return kept
 
-    for target in targets:
-        if not lazy and result(target, "stock").verdict != PASSED:
-            continue
-        others = [result(target, name) for name in configurations[1:]]
-        if any(other.verdict != PASSED for other in others):
-            result(target, "stock")
+    def compare(target: str) -> None:
+        runner = idle.get()
+        try:
+            if not lazy and result(runner, target, "stock").verdict != PASSED:
+                return
+            others = [result(runner, target, name) for name in configurations[1:]]
+            if any(other.verdict != PASSED for other in others):
+                result(runner, target, "stock")
+        finally:
+            idle.put(runner)
+
+    with ThreadPoolExecutor(len(runners)) as pool:
+        try:
+            for _ in pool.map(compare, targets):
+                pass
+        except BaseException:
+            for runner in runners:
+                runner.stop()
+            raise
 
 
 def verdict(book: Book, targets: Sequence[str], configurations: Sequence[str]) -> int:

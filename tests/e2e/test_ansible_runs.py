@@ -159,6 +159,16 @@ def test_what_ran_warm_is_not_told_without_v(lab: Lab) -> None:
     assert "fatline" not in outcome.output
 
 
+def test_the_summary_goes_to_a_file_where_the_output_is_read_by_a_program(lab: Lab, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    for _ in range(2):
+        outcome = lab.adhoc("one", "-m", "ping", FATLINE_SUMMARY="0", FATLINE_SUMMARY_FILE=str(told))
+        assert "fatline" not in outcome.output
+    lines = told.read_text().splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("fatline: accelerated 1 of 1 commands") for line in lines), lines
+
+
 def test_raw_never_boots_an_agent(lab: Lab) -> None:
     """Ansible fact 13: network gear and bare machines are reached through raw."""
     outcome = lab.adhoc("all", "-m", "raw", "-a", "echo hello")

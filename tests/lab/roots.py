@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def build(root: Root) -> Path:
     """The folder of a root, made now unless it is there. LabError says why it cannot be made."""
     if os.getuid() != 0:
         raise LabError("root folders can be made and entered only by root")
-    if root is MACHINE:
+    if root.name == MACHINE.name:
         return Path("/")
     for tool in ("debootstrap", "unshare", "setpriv", "chroot"):
         if shutil.which(tool) is None:
@@ -228,6 +229,9 @@ def connect(folder: Path) -> None:
     """Let a root find other machines as this one does: resolver and hosts file."""
     for name in ("resolv.conf", "hosts"):
         source, copy = Path("/etc") / name, folder / "etc" / name
-        if source.exists():
-            copy.unlink(missing_ok=True)
-            copy.write_text(source.read_text())
+        if not source.exists() or (copy.is_file() and copy.read_text() == source.read_text()):
+            continue
+        # At once, since hosts may be running on this root.
+        new = copy.with_name(f".{name}.{os.getpid()}.{threading.get_native_id()}")
+        new.write_text(source.read_text())
+        new.rename(copy)

@@ -164,8 +164,11 @@ def test_conformance_holds_against_stock(tree: conformance.Tree, tmp_path: Path,
     here = cores.Controller(cores.Core("here"), Path(sys.executable).parent)
     book = conformance.Book(tmp_path / "results.json")
     targets, configurations = ["good", "bad", "script"], ["stock", "strategy"]
-    with conformance.Runner(tree, here, roots.MACHINE, tmp_path, 120) as runner:
-        conformance.run_all(runner, book, targets, configurations)
+    with (
+        conformance.Runner(tree, here, roots.MACHINE, tmp_path, 120, 1) as one,
+        conformance.Runner(tree, here, roots.MACHINE, tmp_path, 120, 2) as another,
+    ):
+        conformance.run_all([one, another], book, targets, configurations)
     logs = {path.name: path.read_text() for path in tmp_path.glob("*.log")}
     kept = conformance.Book(tmp_path / "results.json")
     for target in ("good", "script"):
