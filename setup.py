@@ -118,8 +118,8 @@ class BuildPackages(build_py):
         assert spec is not None and spec.loader is not None
         bootstrap = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(bootstrap)
-        self.prepared("agent").write_bytes(bootstrap.make_agent())
-        self.prepared("privileged").write_bytes(bootstrap.make_agent(privileged=True))
+        for name, addition in bootstrap.KINDS.items():
+            self.prepared(name).write_bytes(bootstrap.make_agent(addition))
         self.prepared("stage").write_bytes(bootstrap.make_stage())
 
     def prepared(self, name: str) -> Path:
@@ -128,7 +128,7 @@ class BuildPackages(build_py):
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         """List what is installed, what was prepared included."""
-        added = [str(self.prepared(name)) for name in ("agent", "privileged", "stage")]
+        added = [str(self.prepared(name)) for name in ("agent", "privileged", "functions", "stage")]
         return [*super().get_outputs(include_bytecode), *added]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What travels to the target: the launcher line, the stage and the agent.
 
-The two files beside this one are never imported here: they are read as text, stripped of comments and
+The other files beside this one are never imported here: they are read as text, stripped of comments and
 docstrings with every line kept in its place (so that a traceback from a target names a line of the file in
 the repository) and compressed. An installation holds the result, made when it was built, because stripping
 takes longer than all the rest of a boot on this side.
@@ -16,6 +16,7 @@ import pathlib
 import shlex
 import zlib
 from collections.abc import Sequence
+from typing import Literal
 
 _HERE = pathlib.Path(__file__).resolve().parent
 
@@ -37,14 +38,20 @@ _SEARCH = (
 _BECOME = "command -v {0} >/dev/null 2>&1 || {{ echo NOPY >&2; exit 127; }}; exec {0} -c '{1}' {0}"
 
 
-# In front of it goes privileged.py: agent.py keeps its line numbers, and starts when all is defined.
+# In front of it goes an addition: agent.py keeps its line numbers, and starts when all is defined.
 _START = "\nif __name__"
 
+Addition = Literal["", "privileged", "functions"]
+"""What an agent has besides agent.py: nothing, or the file of that name."""
 
-@functools.lru_cache(maxsize=2)
-def agent_source(*, privileged: bool = False) -> bytes:
+KINDS: dict[str, Addition] = {"agent": "", "privileged": "privileged", "functions": "functions"}
+"""What the build prepares (``NAME.z``), by name."""
+
+
+@functools.lru_cache(maxsize=len(KINDS))
+def agent_source(addition: Addition = "") -> bytes:
     """Return the agent as the stage expects it after READY: one zlib stream."""
-    return _prepared("privileged" if privileged else "agent") or make_agent(privileged=privileged)
+    return _prepared(addition or "agent") or make_agent(addition)
 
 
 @functools.lru_cache(maxsize=1)
@@ -53,17 +60,14 @@ def stage_source() -> bytes:
     return _prepared("stage") or make_stage()
 
 
-def make_agent(*, privileged: bool = False) -> bytes:
-    """Strip and compress the agent; the build keeps the result as ``agent.z`` beside it.
-
-    With privileged, what a become plugin's agent has in addition is part of it (``privileged.z``).
-    """
+def make_agent(addition: Addition = "") -> bytes:
+    """Strip and compress the agent with that addition; the build keeps the results beside it."""
     text = minify((_HERE / "agent.py").read_text("utf-8"))
-    if privileged:
+    if addition:
         before, start, after = text.rpartition(_START)
         if not start:
             raise ValueError("agent.py does not end with its start")
-        text = before + "\n" + minify((_HERE / "privileged.py").read_text("utf-8")) + start + after
+        text = before + "\n" + minify((_HERE / f"{addition}.py").read_text("utf-8")) + start + after
     return zlib.compress(text.encode("utf-8"), 9)
 
 

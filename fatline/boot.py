@@ -131,13 +131,15 @@ class Booted(NamedTuple):
     ready: Ready
 
 
-def launcher(interpreters: Sequence[str], *, privileged: bool = False) -> Launcher:
-    """A launcher that runs the first of `interpreters` the target has. ValueError for an unusable name."""
+def launcher(interpreters: Sequence[str], addition: bootstrap.Addition = "") -> Launcher:
+    """A launcher that runs the first of `interpreters` the target has. ValueError for an unusable name.
+
+    `addition` is what the agent can do besides commands, modules and files.
+    """
     nonce = secrets.token_hex(8)
-    source = bootstrap.agent_source(privileged=privileged)
-    return Launcher(
-        bootstrap.launcher(interpreters, nonce, len(source), privileged=privileged), nonce, source
-    )
+    source = bootstrap.agent_source(addition)
+    line = bootstrap.launcher(interpreters, nonce, len(source), privileged=addition == "privileged")
+    return Launcher(line, nonce, source)
 
 
 def spawn(

@@ -51,7 +51,7 @@ class Router:
         self, python_path: str | Sequence[str] = sys.executable, connect_timeout: float = CONNECT_SECONDS
     ) -> Context:
         """A context in a new interpreter on this machine."""
-        launched = boot.launcher(_candidates(python_path))
+        launched = boot.launcher(_candidates(python_path), "functions")
         return self._start("local", ["/bin/sh", "-c", launched.command], launched, connect_timeout)
 
     def ssh(
@@ -72,7 +72,7 @@ class Router:
         """
         if not hostname or hostname.startswith("-"):
             raise ValueError(f"not a host name: {hostname!r}")
-        launched = boot.launcher(_candidates(python_path))
+        launched = boot.launcher(_candidates(python_path), "functions")
         argv = [ssh_path, *boot.wire_options(ssh_path), *ssh_args]
         if username is not None:
             argv += ["-l", username]

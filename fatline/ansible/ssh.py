@@ -305,7 +305,7 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
     ) -> int:
         """Start ssh as core would start it, with core's password mechanism, and boot an agent over it."""
         kept = self._fl_plan
-        launched = boot.launcher([interpreter], privileged=place.privileged)
+        launched = boot.launcher([interpreter], "privileged" if place.privileged else "")
         try:
             with (
                 versions.own_sshpass_pipe(self),

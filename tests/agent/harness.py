@@ -116,14 +116,16 @@ class AgentProcess:
         shell: str = "/bin/sh",
         env: dict[str, str] | None = None,
         cwd: str | None = None,
-        privileged: bool = False,
+        addition: str = "",
         source: bytes | None = None,
     ) -> None:
         near, far = socket.socketpair()
         self.interpreter = interpreter
-        self.source = source or bootstrap.agent_source(privileged=privileged)
+        self.source = source or bootstrap.agent_source(addition)
         self.nonce = secrets.token_hex(8)
-        line = bootstrap.launcher([interpreter], self.nonce, len(self.source), privileged=privileged)
+        line = bootstrap.launcher(
+            [interpreter], self.nonce, len(self.source), privileged=addition == "privileged"
+        )
         self.process = subprocess.Popen(
             [shell, "-c", line],
             stdin=far,

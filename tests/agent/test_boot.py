@@ -146,16 +146,16 @@ def test_boot_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert small.count("\n") == text.count("\n"), "a traceback must name the repository's lines"
 
 
-def test_what_a_privileged_agent_has_in_addition_comes_before_the_start() -> None:
-    plain, privileged = (
-        zlib.decompress(harness.bootstrap.agent_source(privileged=flag)).decode().split("\n")
-        for flag in (False, True)
+@pytest.mark.parametrize(("addition", "name"), [("privileged", "Accounts"), ("functions", "FunctionHost")])
+def test_what_an_agent_has_in_addition_comes_before_the_start(addition: str, name: str) -> None:
+    plain, more = (
+        zlib.decompress(harness.bootstrap.agent_source(kind)).decode().split("\n") for kind in ("", addition)
     )
     (start,) = (at for at, line in enumerate(plain) if line.startswith("if __name__"))
-    assert privileged[:start] == plain[:start], "a traceback must name the repository's lines"
-    (later,) = (at for at, line in enumerate(privileged) if line.startswith("if __name__"))
-    assert any(line.startswith("class Accounts") for line in privileged[start:later])
-    compile("\n".join(privileged), "fatline-agent.py", "exec")
+    assert more[:start] == plain[:start], "a traceback must name the repository's lines"
+    (later,) = (at for at, line in enumerate(more) if line.startswith("if __name__"))
+    assert any(line.startswith(f"class {name}") for line in more[start:later])
+    compile("\n".join(more), "fatline-agent.py", "exec")
 
 
 # The 2.4 subset ---------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def newer_than_24(tree: ast.AST) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["agent.py", "privileged.py", "stage.py"])
+@pytest.mark.parametrize("name", ["agent.py", "functions.py", "privileged.py", "stage.py"])
 def test_language_is_the_24_subset(name: str) -> None:
     assert newer_than_24(ast.parse((BOOTSTRAP / name).read_text())) == []
 

@@ -7,6 +7,7 @@ import os
 import pathlib
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import harness
@@ -37,6 +38,20 @@ MODULES: dict[str, tuple[bool, str]] = {
         "def large(n): return 'x' * n\n",
     ),
 }
+
+
+@pytest.fixture
+def agent(interpreter: str) -> Iterator[AgentProcess]:
+    """An agent on each interpreter that runs functions."""
+    with AgentProcess(interpreter, addition="functions") as process:
+        yield process
+
+
+@pytest.fixture
+def own_agent() -> Iterator[AgentProcess]:
+    """One on the interpreter that runs the tests."""
+    with AgentProcess(addition="functions") as process:
+        yield process
 
 
 def call(

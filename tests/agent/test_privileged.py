@@ -32,14 +32,14 @@ AnsibleModule(argument_spec={}).exit_json(
 @pytest.fixture
 def privileged(interpreter: str, tmp_path: pathlib.Path) -> Iterator[AgentProcess]:
     """A privileged agent on each interpreter, in a home of its own."""
-    with AgentProcess(interpreter, cwd=str(tmp_path), privileged=True) as process:
+    with AgentProcess(interpreter, cwd=str(tmp_path), addition="privileged") as process:
         yield process
 
 
 @pytest.fixture
 def own_home(tmp_path: pathlib.Path) -> Iterator[AgentProcess]:
     """A privileged agent on the interpreter that runs the tests."""
-    with AgentProcess(cwd=str(tmp_path), privileged=True) as process:
+    with AgentProcess(cwd=str(tmp_path), addition="privileged") as process:
         yield process
 
 
@@ -63,7 +63,7 @@ def test_its_children_are_as_open_as_any_process(own_home: AgentProcess, tmp_pat
 
 @pytest.mark.skipif(payloads.core_version() is None, reason="no ansible-core beside the tests")
 def test_the_command_of_each_task_takes_the_place_of_the_first(tmp_path: pathlib.Path) -> None:
-    with AgentProcess(cwd=str(tmp_path), privileged=True, env={"SUDO_COMMAND": "first"}) as agent:
+    with AgentProcess(cwd=str(tmp_path), addition="privileged", env={"SUDO_COMMAND": "first"}) as agent:
         found = json.loads(agent.module(probe(agent, tmp_path), sudo_command=b"this task").stdout)
     assert found["command"] == "this task"
 
