@@ -385,6 +385,25 @@ def test_a_child_that_dies_with_its_call_unread_has_run_nothing(
     assert json.loads(done.stdout)["value"] not in (waiting, shell)
 
 
+def test_commands_of_a_module_are_started_by_vfork(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    """What was registered for forks is called for a real one only: where the child has a umask to set."""
+    module = write_module(
+        tmp_path / "fl_spawn.py",
+        "import os\nforks = []\n"
+        "if hasattr(os, 'register_at_fork'):\n    os.register_at_fork(before=lambda: forks.append(1))",
+        "[m.run_command('umask', use_unsafe_shell=True)[1], list(forks), "
+        "m.run_command('umask', use_unsafe_shell=True, umask=0o27)[1], list(forks)]",
+    )
+    parsed = payloads.parsed(module, {}, own.interpreter)
+    plain_run = plain(own.interpreter, payloads.make(module, {}, own.interpreter))
+    told, _, set_by_it, _ = json.loads(plain_run.stdout)["value"]
+    for _ in range(2):
+        value = json.loads(own.module(parsed).stdout)["value"]
+        assert (value[0], value[2]) == (told, set_by_it)
+        if tuple(own.facts["python"]) >= (3, 10):
+            assert (value[1], value[3]) == ([], [1])
+
+
 def test_environment_and_working_directory(own: AgentProcess) -> None:
     module = PROBE
     done = own.module(
