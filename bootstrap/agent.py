@@ -804,15 +804,18 @@ class Spare(object):
 
     def wait(self):
         """In the child: get ready, then run what comes. The end of the pipe says that nothing will."""
-        self.child.enter(self.verdict[1])
-        os.close(self.verdict[1])
+        verdict = Verdict(self.verdict[1])
+        self.child.enter(verdict)
+        os.close(verdict.fd)
         self.child.prepare()
         size = self.take(4)
         if len(size) < 4:
             return 0
         body = unpack(self.take(struct.unpack('>I', size)[0]))
         os.close(self.orders[0])
-        return self.child.run(body)
+        code = self.child.run(body)
+        verdict.announce(code)
+        return code
 
     def take(self, size):
         pieces = []
@@ -848,6 +851,57 @@ class Spare(object):
             self.agent.close(fd)
 
 
+class Verdict(object):
+    """The pipe that tells the agent how a module in a child forked ahead has ended: its wait status.
+
+    Two processes as large as the agent, the module's and the shell's above it, take a millisecond each to be taken
+    down. Nobody waits for that when the module's process has closed all that it had and has told its own end.
+    """
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.holder = self.sender = None
+        self.pipe = identity(fd)
+
+    def enter(self):
+        """In the module's process, which has lost the descriptor: a module shall not find it."""
+        self.holder = os.getppid()
+        self.sender = os.getpid()
+
+    def announce(self, code):
+        """In the module's process: its end. Of its own forks none may speak for it."""
+        if self.sender != os.getpid():
+            return
+        try:
+            # Another /proc may be mounted by now, or another process may have the number.
+            fd = os.open('/proc/%d/fd/%d' % (self.holder, self.fd), os.O_WRONLY | os.O_NONBLOCK)
+            if self.pipe == identity(fd):
+                close_all_but(fd)
+                tell_end(fd, code << 8)
+        except OSError:
+            pass  # its shell will tell
+
+
+def identity(fd):
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def close_all_but(kept):
+    """Close what this process has open: who waits for its output or its locks waits no longer."""
+    for name in os.listdir('/proc/self/fd'):
+        if int(name) != kept:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # that of the listing itself
+
+
+def tell_end(fd, status):
+    """Write how a module has ended; the first to do so counts."""
+    os.write(fd, struct.pack('>H', status))
+
+
 class SpareRun(Run):
     """A run in a child that was forked ahead. If that ends without having read its call, another is forked."""
 
@@ -855,6 +909,7 @@ class SpareRun(Run):
         Run.__init__(self, agent, reply, True)
         self.spare = spare
         self.again = again
+        self.words = EMPTY
         self.verdict = spare.verdict[0]
         set_nonblocking(self.verdict)
         agent.poller.watch(self.verdict, READ, self.on_verdict)
@@ -865,13 +920,35 @@ class SpareRun(Run):
         Run.cancel(self)
 
     def on_verdict(self, events):
-        """The module has ended, and so its run; that the process above it is taken down is not waited for."""
-        data = read_some(self.verdict, 1)
+        """The module has ended, and so its run; that its processes are taken down is not waited for."""
+        data = read_some(self.verdict, 2)
         if data is None:
             return
         self.end_verdict()
         if data:
-            self.ended(struct.unpack('>B', data)[0] << 8)
+            status = struct.unpack('>H', data)[0]
+            self.words = told_by_shell(status)
+            self.speak()
+            self.ended(exit_code(status) << 8)
+
+    def speak(self):
+        """Say what a shell would say of the module's death, after what that has left in the pipe."""
+        for fd in [fd for fd in self.outputs if self.outputs[fd] == STDERR]:
+            if self.words and self.credit > 0:
+                self.read(fd)
+        if self.words and self.credit >= len(self.words):
+            self.credit -= len(self.words)
+            self.reply.send(STDERR, self.words, 0, True)
+            self.words = EMPTY
+
+    def on_credit(self):
+        Run.on_credit(self)
+        self.finish()
+
+    def finish(self):
+        self.speak()
+        if not self.words:
+            Run.finish(self)
 
     def end_verdict(self):
         self.agent.poller.forget(self.verdict)
@@ -924,8 +1001,8 @@ def in_child(agent, plumbing, child):
 def below_shell(verdict=None):
     """Go on in a child, as stock's interpreter does below a shell that leads session and group and waits.
 
-    What a module does to its parent, its group or itself then ends in what it ends in there. Its exit status
-    is written to verdict before this process, as large as the agent, is taken down.
+    What a module does to its parent, its group or itself then ends in what it ends in there. With a verdict,
+    the agent says on stderr what the shell would say, so that only the module's process has the outputs.
     """
     try:
         pid = os.fork()
@@ -933,21 +1010,31 @@ def below_shell(verdict=None):
         os.write(2, latin('/bin/sh: 1: Cannot fork\n'))
         os._exit(2)
     if pid == 0:
+        if verdict is not None:
+            verdict.enter()
         return
     try:
         for number in (signal.SIGINT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-        status = os.waitpid(pid, 0)[1]
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) not in (signal.SIGINT, signal.SIGPIPE):
-            os.write(2, latin('%s\n' % signal_words(status)))
-        code = exit_code(status)
         if verdict is not None:
             for fd in (0, 1, 2):
                 os.close(fd)
-            os.write(verdict, struct.pack('>B', code))
+        status = os.waitpid(pid, 0)[1]
+        code = exit_code(status)
+        if verdict is None:
+            os.write(2, told_by_shell(status))
+        else:
+            tell_end(verdict.fd, status)
     except:  # noqa: E722
         code = 255
     os._exit(code)
+
+
+def told_by_shell(status):
+    """What a shell writes to stderr when its command has ended so."""
+    if not os.WIFSIGNALED(status) or os.WTERMSIG(status) in (signal.SIGINT, signal.SIGPIPE):
+        return EMPTY
+    return latin('%s\n' % signal_words(status))
 
 
 class PipePlumbing(object):
@@ -2584,6 +2671,9 @@ class Agent(object):
 
     MANIFESTS_MAX = 64
 
+    # The answer before is on its way to somebody who waits, and the fork takes a processor.
+    AHEAD_SECONDS = 0.001
+
     def __init__(self, wire, source, interpreter):
         wire_in, wire_out, words_fd = wire
         self.source = source
@@ -2607,7 +2697,7 @@ class Agent(object):
         self.warm = Warm(self.blobs)
         self.freshness = Freshness(interpreter)
         self.coerced = locale_is_coerced()
-        self.previous = self.ahead = self.spare = None
+        self.previous = self.ahead = self.ahead_at = self.spare = None
         self.own_session = True
         self.handlers = {HELLO: self.on_hello, PING: self.on_ping, EXEC: self.on_exec, CANCEL: self.on_cancel,
                          DATA: self.on_data, CREDIT: self.on_credit, SHUTDOWN: self.on_shutdown,
@@ -2834,12 +2924,18 @@ class Agent(object):
     def fork_ahead(self):
         """While nothing else is to be done, fork the child for the next call."""
         if self.ahead is None or self.spare is not None or self.calls or self.inbox or self.ending:
+            self.ahead_at = None
+            return
+        now = time.time()
+        if self.ahead_at is None:
+            self.ahead_at = now + self.AHEAD_SECONDS
+        if now < self.ahead_at:
             return
         try:
             self.spare = Spare(self, self.ahead, self.previous)
         except OSError:
             pass  # a fork in time will do, or say what is wrong
-        self.ahead = None
+        self.ahead = self.ahead_at = None
 
     def check_fresh(self, reply, body):
         if self.accounts:
@@ -3000,6 +3096,8 @@ class Agent(object):
         deadlines = [call.deadline for call in self.calls.values() if call.deadline]
         if self.spare is not None:
             deadlines.append(self.spare.deadline)
+        if self.ahead_at is not None:
+            deadlines.append(self.ahead_at)
         if deadlines:
             return min(deadlines) - time.time()
         return None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import binascii
+import fcntl
 import hashlib
 import json
 import os
@@ -303,19 +304,28 @@ def test_ends_as_python_ends(own: AgentProcess, tmp_path: pathlib.Path, ending: 
         f"atexit.register(lambda: open({str(trace)!r}, 'a').write('ended\\n'))\n"
         "sys.stdout.write('{\"a\": 1}')\nsys.stderr.write('err\\n')\n" + ending + "\n"
     )
-    own.module(payloads.parsed(str(module), {}, own.interpreter))
-    trace.unlink(missing_ok=True)
-    warm = own.module(payloads.parsed(str(module), {}, own.interpreter))
-    left = trace.read_text() if trace.exists() else ""
-    trace.unlink(missing_ok=True)
+    parsed = payloads.parsed(str(module), {}, own.interpreter)
+    own.module(parsed)
+
+    def left() -> str:
+        text = trace.read_text() if trace.exists() else ""
+        trace.unlink(missing_ok=True)
+        return text
+
+    left()
+    warm, left_warm = own.module(parsed), left()
+    if forks_ahead(own):
+        child_forked_ahead(own)
+    ahead, left_ahead = own.module(parsed), left()
     stock = plain(own.interpreter, payloads.make(str(module), {}, own.interpreter))
-    assert left == (trace.read_text() if trace.exists() else "")
-    assert end_of(warm) == (
+    assert left() == left_warm == left_ahead
+    expected = (
         stock.returncode if stock.returncode >= 0 else 128 - stock.returncode,
         max(0, -stock.returncode),
         comparable(stock.stdout),
         comparable(stock.stderr),
     )
+    assert [end_of(warm), end_of(ahead)] == [expected] * 2
 
 
 def end_of(done: harness.Outcome) -> tuple[int, int, bytes, bytes]:
@@ -383,6 +393,46 @@ def test_a_child_that_dies_with_its_call_unread_has_run_nothing(
     done = own.finish(handle)
     assert (done.rc, done.started) == (0, False)
     assert json.loads(done.stdout)["value"] not in (waiting, shell)
+
+
+def test_only_the_module_s_own_process_tells_its_end(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    """Not a fork of it that leaves through the same code, and what holds the output is waited for."""
+    module = tmp_path / "fl_fork.py"
+    module.write_text(
+        "#!/usr/bin/python\nimport os, signal, sys, time\n"
+        "from ansible.module_utils.basic import AnsibleModule\n"
+        "reader, writer = os.pipe()\n"
+        "if os.fork() == 0:\n    os.close(reader)\n    sys.exit(9)\n"
+        "os.close(writer)\nos.read(reader, 1)\n"
+        "if os.fork() == 0:\n    time.sleep(0.3)\n    os.write(2, b'last words\\n')\n    os._exit(0)\n"
+        "print('the module goes on', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    parsed = payloads.parsed(str(module), {}, own.interpreter)
+    for _ in range(2):
+        own.module(parsed)
+    child_forked_ahead(own)
+    done = own.module(parsed)
+    assert (done.rc, done.stdout) == (128 + signal.SIGKILL, b"the module goes on\n")
+    assert done.stderr == b"Killed\nlast words\n"
+
+
+def test_a_module_that_has_ended_holds_nothing(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    """Its end is told before its process is taken down, but not before its locks and descriptors are gone."""
+    lock = tmp_path / "lock"
+    module = write_module(
+        tmp_path / "fl_lock.py",
+        "import fcntl\nimport os",
+        f"[fcntl.lockf(os.open({str(lock)!r}, os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX | fcntl.LOCK_NB), "
+        "os.posix_fallocate(os.memfd_create('m'), 0, 1 << 26)]",
+    )
+    parsed = payloads.parsed(module, {}, own.interpreter)
+    own.module(parsed)
+    for _ in range(8):
+        assert json.loads(own.module(parsed).stdout)["value"] == [None, None]
+        with lock.open("r+") as stream:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        child_forked_ahead(own)
 
 
 def test_commands_of_a_module_are_started_by_vfork(own: AgentProcess, tmp_path: pathlib.Path) -> None:
