@@ -635,6 +635,7 @@ class Run(Call):
         self.status = None
         self.began = time.time()
         self.has_pty = False
+        self.terminal = None
         self.input = None
         self.outputs = {}
 
@@ -680,7 +681,16 @@ class Run(Call):
     def end_output(self, fd):
         self.agent.poller.forget(fd)
         del self.outputs[fd]
-        self.agent.close(fd)
+        if self.has_pty and self.status is None:
+            # Closed, it would hang up on a child that has let go of its terminal, but has not ended.
+            self.terminal = fd
+        else:
+            self.agent.close(fd)
+
+    def hang_up(self):
+        if self.terminal is not None:
+            self.agent.close(self.terminal)
+            self.terminal = None
 
     def on_data(self, data, last):
         if self.input is not None:
@@ -692,10 +702,12 @@ class Run(Call):
             self.input.close()
         for fd in list(self.outputs):
             self.end_output(fd)
+        self.hang_up()
         self.finish()
 
     def reaped(self, status):
         self.status = status
+        self.hang_up()
         if self.has_pty and self.outputs:
             # Something in the background may keep the terminal open.
             self.deadline = time.time() + self.PTY_GRACE

@@ -46,6 +46,12 @@ def test_death_by_signal_is_128_plus_n(agent: AgentProcess) -> None:
     assert "signal" not in agent.command(b"sh -c 'kill -9 $$'; exit 137").exit
 
 
+def test_a_terminal_stays_until_its_command_has_ended(agent: AgentProcess) -> None:
+    # As in sshd. A program that closes its streams before it ends, as coreutils do, would be hung up on.
+    done = agent.command(b"exec <&- >&- 2>&-; sleep 0.2; exit 5", pty=True, term="xterm")
+    assert (done.rc, done.exit.get("signal")) == (5, None)
+
+
 def test_argv_environment_and_directory(agent: AgentProcess, tmp_path: pathlib.Path) -> None:
     handle = agent.start(
         {
