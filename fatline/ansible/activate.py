@@ -20,6 +20,7 @@ from fatline.ansible import (
     imports,
     keys,
     owned,
+    parsers,
     run,
     summary,
     templates,
@@ -103,6 +104,7 @@ def _map_connections() -> None:
 @functools.cache
 def _spare_the_workers() -> None:
     """Do once what every forked worker would do again: imports, and names that stay the same."""
+    parsers.install()
     versions.preload()
     imports.install().refresh()
     templates.install()

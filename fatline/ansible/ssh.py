@@ -8,6 +8,7 @@ that starts ssh and waits for it (`_bare_run`), its counterpart for files, and w
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Mapping
@@ -38,6 +39,15 @@ _TRANSIENT_PERSIST = 15
 _CONTROL_PATH_MAX = 90
 
 _SSHPASS_ERRORS = range(1, 7)
+
+
+# By the texts of the user's ssh arguments; a process meets a few of them.
+_tty_requested: dict[tuple[str, ...], bool] = {}
+
+
+@functools.lru_cache(maxsize=256)
+def _split(argstring: str) -> tuple[str, ...]:
+    return tuple(versions.StockConnection._split_ssh_args(argstring))
 
 
 class _SshFailed(Exception):
@@ -75,8 +85,16 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
     def _is_tty_requested(self) -> bool:
         """Answer as core does, which parses the same arguments three times a task (from 2.19 on)."""
         if self._fl_tty is None:
-            self._fl_tty = bool(super()._is_tty_requested())
+            texts = self._fl_user_texts()
+            if texts not in _tty_requested:
+                _tty_requested[texts] = bool(super()._is_tty_requested())
+            self._fl_tty = _tty_requested[texts]
         return self._fl_tty
+
+    @staticmethod
+    def _split_ssh_args(argstring: str) -> list[str]:
+        """Split a text of arguments as core does, which splits the same few eight times for each command."""
+        return list(_split(argstring))
 
     def fl_label(self) -> str:
         """Name the host as ssh knows it."""
@@ -89,8 +107,11 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
             self._fl_never = super()._fl_excluded() or sshargs.forces_tty(self._fl_user_arguments())
         return self._fl_never
 
+    def _fl_user_texts(self) -> tuple[str, ...]:
+        return tuple(self.get_option(name) for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"))
+
     def _fl_user_arguments(self) -> list[bytes]:
-        texts = (self.get_option(name) for name in ("ssh_args", "ssh_common_args", "ssh_extra_args"))
+        texts = self._fl_user_texts()
         return [word.encode() for text in texts if text for word in self._split_ssh_args(text)]
 
     # ---- core's ssh command line -------------------------------------------------------------------

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Build the argument parser of core's ssh plugin when it is used, not with every connection.
+
+From 2.19 on each connection object builds an `argparse.ArgumentParser` to look for ``-t`` among the user's
+ssh arguments. That takes 0.2 ms, a loop makes a connection for every item, and Fatline remembers the answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+from typing import Any
+
+from ansible.plugins.connection import ssh as stock_ssh
+
+
+def install() -> None:
+    """Let core's ssh plugin make its parsers so; nothing, where it makes none."""
+    if getattr(stock_ssh, "argparse", None) is argparse:
+        lazy = types.SimpleNamespace(**vars(argparse))
+        lazy.ArgumentParser = LazyParser
+        stock_ssh.argparse = lazy
+
+
+class LazyParser:
+    """An `argparse.ArgumentParser` that is built when more than its arguments is asked of it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Note with what to build it."""
+        self._made_with = (args, kwargs)
+        self._added: list[tuple[Any, Any]] = []
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> None:
+        """Note an argument for later."""
+        self._added.append((args, kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the parser's own."""
+        if name == "_parser":
+            args, kwargs = self._made_with
+            self._parser = argparse.ArgumentParser(*args, **kwargs)
+            for more, named in self._added:
+                self._parser.add_argument(*more, **named)
+            return self._parser
+        return getattr(self._parser, name)
