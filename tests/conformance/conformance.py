@@ -119,6 +119,10 @@ class Tree:
         """Whether the target is a script; the others are roles."""
         return (self.integration / "targets" / target / "runme.sh").exists()
 
+    def is_its_own_host(self, target: str) -> bool:
+        """Whether its inventory names localhost and 127.0.0.x over ssh, with the controller's own Python."""
+        return "needs/ssh" in self.aliases(target)
+
     def aliases(self, target: str) -> list[str]:
         """What the target's author says about it."""
         path = self.integration / "targets" / target / "aliases"
@@ -194,7 +198,13 @@ class Runner:
     def _run(self, target: str, configuration: str, host: Host, tree: Path) -> Result:
         environment, variables = CONFIGURATIONS[configuration]
         inventory = tree / "test" / "integration" / "inventory"
-        _write_inventory(inventory, {**host.variables("root"), **_VARIABLES, **variables})
+        way = {**host.variables("root"), "ansible_python_interpreter": "/usr/bin/python3"}
+        if self._tree.is_its_own_host(target):
+            way = {
+                "ansible_host": "localhost",
+                "ansible_python_interpreter": str(self._controller.bin / "python"),
+            }
+        _write_inventory(inventory, {**way, "ansible_pipelining": "yes", **variables})
         log = self._logs / f"{target}-{configuration}.log"
         begun = time.monotonic()
         with open(log, "wb") as output:
@@ -233,7 +243,7 @@ class Runner:
             **({} if self._tree.script(target) else {"ANSIBLE_ROLES_PATH": str(integration / "targets")}),
             **environment,
         }
-        if _SSHD in _listed().get(target, ()):
+        if self._tree.is_its_own_host(target):
             program = ["unshare", "--net", "/bin/sh", "-ec", _ITS_OWN_HOST, "controller", *program]
         prepared = ["/bin/sh", "-ec", _CONTROLLER, "controller", *program]
         command = cores.in_root(Path("/"), prepared, [self._directory], overlay=True)
@@ -328,7 +338,7 @@ fi
 exec "$@"
 """
 
-# For targets whose inventories name localhost and 127.0.0.x over ssh, with the controller's own Python.
+# A controller with an ssh server, in a network of its own, where nobody else has taken the port.
 _ITS_OWN_HOST = """
 ip link set lo up
 mkdir -p -m 755 /run/sshd
@@ -347,8 +357,6 @@ done
 /usr/sbin/sshd
 exec "$@"
 """
-
-_VARIABLES = {"ansible_python_interpreter": "/usr/bin/python3", "ansible_pipelining": "yes"}
 
 # What ansible-core's own test runner sets, as far as targets rely on it.
 _ENVIRONMENT = {
@@ -446,14 +454,10 @@ def _cell(result: Result | None, stock: Result | None = None) -> str:
     return f"{result.verdict}{alike}{counts}"
 
 
-_SSHD = "sshd"
-"""Behind the name of a target: its controller has an ssh server, and a network of its own."""
-
-
-def _listed() -> dict[str, list[str]]:
-    """The committed list of targets, each with what it needs."""
-    lines = (line.partition("#")[0].split() for line in LIST.read_text().splitlines())
-    return {words[0]: words[1:] for words in lines if words}
+def _listed() -> list[str]:
+    """The committed list of targets."""
+    lines = (line.partition("#")[0].strip() for line in LIST.read_text().splitlines())
+    return [line for line in lines if line]
 
 
 def main() -> int:
