@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -37,6 +38,9 @@ _TRANSIENT_PERSIST = 15
 
 # ssh binds a temporary name, 17 characters longer, and a socket's path has 108.
 _CONTROL_PATH_MAX = 90
+
+# Where core begins to read what a module printed; what comes before is junk to it.
+_RESULT = re.compile(rb"^\s*[{\[]", re.MULTILINE)
 
 _SSHPASS_ERRORS = range(1, 7)
 
@@ -181,6 +185,27 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
         self, cmd: list[bytes], in_data: bytes | None, sudoable: bool = True, checkrc: bool = True
     ) -> Result:
         """Run one command: warm, through the agent, or as core does."""
+        plan = self._fl_plan
+        result = self._fl_bare_run(cmd, in_data, sudoable, checkrc)
+        if plan is not None and in_data and sudoable and self._fl_pipelining_unset:
+            return self._fl_as_copied(plan, result)
+        return result
+
+    def _fl_as_copied(self, plan: SshPlan, result: Result) -> Result:
+        """Return what is no module's result as core would have got it without pipelining.
+
+        It copies modules then and runs them on a terminal: what they say on stderr is on stdout, and stderr
+        has ssh's own words, that the connection is closed.
+        """
+        rc, stdout, stderr = result
+        if not self.get_option("use_tty") or _RESULT.search(stdout):
+            return result
+        closing = sshargs.closing_words(plan)
+        if closing is None:
+            return result
+        return rc, (stdout + stderr).replace(b"\n", b"\r\n"), closing
+
+    def _fl_bare_run(self, cmd: list[bytes], in_data: bytes | None, sudoable: bool, checkrc: bool) -> Result:
         plan = self._fl_plan
         if plan is None or plan.argv is not cmd:
             return self._fl_stock(cmd, in_data, sudoable, checkrc)
