@@ -63,7 +63,7 @@ except ImportError:
 try:
     from _imp import _fix_co_filename as fix_filename
 except ImportError:
-    fix_filename = None
+    fix_filename = None  # Python 2: a code object keeps its name, another takes its place
 
 # What an interpreter says of output that cannot be flushed; %.0s takes the stream and prints nothing.
 FLUSHING = 'Exception ignored in: %r'
@@ -1786,6 +1786,9 @@ class Plan(object):
                 if entry.module in SHELLS or entry.blob in warm.codes:
                     self.codes[entry.module] = warm.code(entry)
         self.directories = set([os.path.dirname(entry.stem) for entry in manifest.entries if entry.module])
+        self.functions = ()
+        if fix_filename is None:
+            self.functions = functions_of_archive()
 
     def apply(self, archive, places, before):
         """In the child: this zip becomes the origin of what is kept, everything else is gone.
@@ -1794,7 +1797,7 @@ class Plan(object):
         """
         import zipimport
         files = zipimport._zip_directory_cache[archive] = listing(archive, places)
-        PayloadImporter = importer_class(zipimport.zipimporter, self)
+        PayloadImporter = importer_class(zipimport, self)
         first = new_importer(PayloadImporter, archive, files)
         importers = {'': first}
         sys.path_importer_cache[archive] = first
@@ -1808,6 +1811,8 @@ class Plan(object):
             rebind(sys.modules[entry.module], entry, archive, importers, before)
             if fix_filename is not None:
                 fix_filename(self.running[entry.module], archive + '/' + entry.path)
+        for function, code in self.functions:
+            function.__code__ = renamed(code, code.co_filename.replace(ARCHIVE, archive))
         for name in SHELLS:
             self.fill(name, archive, importers, before)
         for name, globals_made in self.fixups:
@@ -1823,9 +1828,35 @@ class Plan(object):
             sys.modules.pop(name, None)
             return
         rebind(module, entry, archive, importers, before)
-        if fix_filename is not None:
-            fix_filename(self.codes[name], module.__file__)
-        exec(self.codes[name], module.__dict__)
+        exec(under_name(self.codes[name], module.__file__), module.__dict__)
+
+
+def under_name(code, name):
+    """A code object for a file of that name: the same one, where this Python can rename it."""
+    if fix_filename is None:
+        return renamed(code, name)
+    fix_filename(code, name)
+    return code
+
+
+def renamed(code, name):
+    """A copy of a code object, and of those nested in it, under another file name."""
+    kind = type(code)
+    consts = code.co_consts
+    for at in range(len(consts)):
+        if type(consts[at]) is kind:
+            consts = consts[:at] + (renamed(consts[at], name),) + consts[at + 1:]
+    return kind(code.co_argcount, code.co_nlocals, code.co_stacksize, code.co_flags, code.co_code, consts,
+                code.co_names, code.co_varnames, name, code.co_name, code.co_firstlineno, code.co_lnotab,
+                code.co_freevars, code.co_cellvars)
+
+
+def functions_of_archive():
+    """(function, its code) for every function that has come from the parent's zip, methods and closures too."""
+    import gc
+    kind = type(renamed)
+    return [(found, found.__code__) for found in gc.get_objects()
+            if type(found) is kind and found.__code__.co_filename.startswith(ARCHIVE)]
 
 
 def listing(archive, places):
@@ -1870,8 +1901,19 @@ def rebind(module, entry, archive, importers, before):
             spec.cached = module.__cached__ = module.__cached__.replace(before, archive)
 
 
-def importer_class(zipimporter, plan):
-    """zipimport's importer for the payload's zip, with the parent's compiled code."""
+def importer_class(zipimport, plan):
+    """zipimport's importer for the payload's zip, with the parent's compiled code.
+
+    What has no such code is left to the genuine importer, and what is overridden is what is not under way while
+    a module runs: an import that fails tells of stock's frames. Up to Python 3.7 load_module is, being C in stock.
+    """
+    zipimporter = zipimport.zipimporter
+
+    def module_code(importer, name):
+        entry = importer.compiled(name)
+        if entry is None:
+            return zipimport._get_module_code(importer, name)
+        return importer.get_code(name), entry.is_package, importer.archive + '/' + entry.path
 
     class PayloadImporter(zipimporter):
 
@@ -1893,36 +1935,57 @@ def importer_class(zipimporter, plan):
             """By zipimport's own rule, for pkgutil.extend_path: it asks for the last part of a name only."""
             return plan.manifest.files.get(self.prefix + name.split('.')[-1])
 
+        def compiled(self, name):
+            """The entry of a module whose code is there."""
+            entry = self.entry_of(name)
+            if entry is not None and entry.module in plan.codes:
+                return entry
+
+        def loader_of(self, name):
+            """Itself for what it has code of, and for what only looks whether there is something."""
+            if self.compiled(name) is not None or self.entry_of(name) is None:
+                return self
+            return zipimporter(self.archive + '/' + self.prefix)
+
         def find_spec(self, name, target=None):
             entry = self.entry_of(name) or self.file_of(name)
             if entry is not None:
-                spec = payload_spec(entry, self.archive, self)
+                spec = payload_spec(entry, self.archive, self.loader_of(name))
                 spec.name = name
                 return spec
             if hasattr(zipimporter, 'find_spec'):
                 return zipimporter.find_spec(self, name, target)
 
-        def create_module(self, spec):
-            return None
-
-        def exec_module(self, module):
-            as_zipimport_leaves_it(module)
-            exec(self.get_code(module.__name__), module.__dict__)
-
-        def load_module(self, name):
-            entry = self.entry_of(name)
-            if entry is None or entry.module not in plan.codes:
-                return zipimporter.load_module(self, name)
-            return load_module(self, name, entry, self.archive)
-
         def get_code(self, name):
-            entry = self.entry_of(name)
-            if entry is None or entry.module not in plan.codes:
+            entry = self.compiled(name)
+            if entry is None:
                 return zipimporter.get_code(self, name)
-            code = plan.codes[entry.module]
-            if fix_filename is not None:
-                fix_filename(code, self.archive + '/' + entry.path)
-            return code
+            return under_name(plan.codes[entry.module], self.archive + '/' + entry.path)
+
+        if not waits_for_zip():
+
+            def find_module(self, name, path=None):
+                found = zipimporter.find_module(self, name, path)
+                if found is not None:
+                    return self.loader_of(name)
+
+            def load_module(self, name):
+                entry = self.compiled(name)
+                if entry is None:
+                    return zipimporter.load_module(self, name)
+                return load_module(self, name, entry, self.archive)
+
+            def create_module(self, spec):
+                return None
+
+            def exec_module(self, module):
+                as_zipimport_leaves_it(module)
+                exec(self.get_code(module.__name__), module.__dict__)
+
+        elif not hasattr(zipimporter, 'exec_module'):
+            # Python 3.8 and 3.9: its own code, with another way to find a module's.
+            load_module = type(module_code)(zipimporter.load_module.__code__,
+                                            dict(zipimport.__dict__, _get_module_code=module_code))
 
     PayloadImporter.__name__ = zipimporter.__name__
     return PayloadImporter
