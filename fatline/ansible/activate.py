@@ -21,6 +21,7 @@ from fatline.ansible import (
     keys,
     owned,
     parsers,
+    releases,
     run,
     summary,
     templates,
@@ -51,6 +52,8 @@ def activate(plugin_file: str | None = None) -> bool:
             # Rule 12 forbids warnings inside a task; this is the main process, before the first one.
             display.warning(f"fatline is not active: {trouble}")
             return False
+        if remark := releases.remark(versions.CORE_VERSION):
+            display.warning(f"fatline: {remark}")
         owned.settle(in_main=True)
         _map_connections()
         atexit.register(_at_exit, os.getpid())

@@ -23,7 +23,8 @@ Private names used, and why there is no public way:
     the origin of an option, the registration of options under a second name (ansible fact 22), and the
     recipe that core itself uses for ``meta: reset_connection`` to build a connection in the main process.
 
-Nothing is gated on a version number: what a release lacks is noticed by its absence.
+Nothing is gated on a version number: what a release lacks is noticed by its absence. Of a newer one than all
+tested (``releases``) ``activate`` says so once.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from ansible.playbook.task import Task
 from ansible.plugins.connection import local as stock_local
 from ansible.plugins.connection import ssh as stock_ssh
 from ansible.plugins.loader import connection_loader
-from ansible.release import __version__ as CORE_VERSION
+from ansible.release import __version__
 from jinja2 import nodes
 
 try:
@@ -58,6 +59,7 @@ try:
 except ImportError:  # before 2.19
     from ansible.template import Templar as TemplateEngine
 
+CORE_VERSION: str = __version__
 StockConnection = stock_ssh.Connection
 StockLocal = stock_local.Connection
 

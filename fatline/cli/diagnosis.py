@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fatline.ansible import releases
+
 GOOD, NOTE, FAULT = "ok", "note", "FAULT"
 
-TESTED_CORES = ((2, 14), *((2, minor) for minor in range(16, 23)))
 STRATEGIES = ("fatline.core.linear", "fatline.core.free", "fatline.core.host_pinned")
 CALLBACK = "fatline.core.fatline"
 CONNECTIONS = ("fatline.core.ssh", "fatline.core.local")
@@ -169,8 +170,7 @@ def _installation(facts: Facts) -> Iterator[Finding]:
             "install Fatline again",
         )
     yield from _collection(facts)
-    version = tuple(int(part) for part in facts.core.split(".")[:2])
-    if version in TESTED_CORES:
+    if releases.series(facts.core) in releases.TESTED:
         yield Finding(GOOD, f"ansible-core {facts.core} is a tested release")
     else:
         yield Finding(
