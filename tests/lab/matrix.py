@@ -86,6 +86,7 @@ REPLACE = (
     (r"ansible-moduletmp-JOB-\w+", "ansible-moduletmp-N", "random letters, as Python 2 makes them"),
     (r"(ansible[._][\w.]*payload_)[0-9A-Za-z_]{6,8}", r"\1N", "random letters, as Python 2 makes them"),
     (r"hello_[^ ]*\.deb", "DEB", "what the archive has now"),
+    (r"(?m)^(debug[1-3]: |OpenSSH_\d).*\r?\n?", "", "2.17 and 2.18 let ssh tell of itself at -v"),
     (r"(Get:|Fetched |Reading database|Need to get ).*", r"\1", "apt tells times and sizes"),
 )
 

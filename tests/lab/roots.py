@@ -120,6 +120,7 @@ set -- "$STATE/root" "$@"
 # Devices are made, not borrowed: what a module does to /dev is to stay in the host.
 _MOUNTS = """
 root=$1
+unset TMPDIR  # a folder of this machine's
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys" 2>/dev/null || mount --rbind -o ro /sys "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
