@@ -75,6 +75,8 @@ ROUTES = {
     "stock": ("stock: ",),
 }
 
+SSH_SAYS = r"(?m)^(debug[1-3]: |OpenSSH_\d|Authenticated to ).*\r?\n?"
+
 VOLATILE = {
     "ansible_date_time": "time of day",
     "ansible_env": "sudo and ssh set ports and terminals in it",
@@ -86,7 +88,7 @@ REPLACE = (
     (r"ansible-moduletmp-JOB-\w+", "ansible-moduletmp-N", "random letters, as Python 2 makes them"),
     (r"(ansible[._][\w.]*payload_)[0-9A-Za-z_]{6,8}", r"\1N", "random letters, as Python 2 makes them"),
     (r"hello_[^ ]*\.deb", "DEB", "what the archive has now"),
-    (r"(?m)^(debug[1-3]: |OpenSSH_\d).*\r?\n?", "", "2.17 and 2.18 let ssh tell of itself at -v"),
+    (SSH_SAYS, "", "2.17 and 2.18 let ssh tell of itself at -v"),
     (r"(Get:|Fetched |Reading database|Need to get ).*", r"\1", "apt tells times and sizes"),
 )
 
@@ -286,7 +288,17 @@ class _Event:
 
     def __init__(self, event: dict[str, Any], normaliser: Normaliser) -> None:
         self.title = f"{event['event']} {event['task']}"
-        self.lines = json.dumps(normaliser.value(event), indent=1, sort_keys=True).splitlines()
+        value = normaliser.value(_with_traceback(event))
+        self.lines = json.dumps(value, indent=1, sort_keys=True).splitlines()
+
+
+def _with_traceback(event: dict[str, Any]) -> dict[str, Any]:
+    """Core finds no traceback behind what ssh says of itself (2.17 and 2.18); tell of it all the same."""
+    result = event.get("result") or {}
+    words = re.sub(SSH_SAYS, "", result.get("module_stderr", ""))
+    if not words.startswith("Traceback"):
+        return event
+    return {**event, "result": {**result, "exception": words}}
 
 
 def table(rows: dict[str, dict[str, Cell]], columns: Sequence[str]) -> str:
