@@ -101,15 +101,18 @@ class Tree:
         return cls(place / f"ansible_core-{name}")
 
     def controller(self) -> cores.Controller:
-        """A controller with exactly this version."""
+        """A controller with exactly this version, and what targets expect beside it."""
         series = ".".join(self.version.split(".")[:2])
         if series not in _SERIES:
             raise LabError(f"the lab knows no interpreter for ansible-core {series}")
-        like = _SERIES[series]
-        if cores.release(like) == self.version:
-            return cores.build(like)
-        core = cores.Core(f"conformance-{self.version}", f"ansible-core=={self.version}", like.pythons)
-        return cores.build(core)
+        return cores.build(
+            cores.Core(
+                f"conformance-{self.version}",
+                f"ansible-core=={self.version}",
+                _SERIES[series].pythons,
+                beside=("passlib",),
+            )
+        )
 
     def has(self, target: str) -> bool:
         """Whether this release has a target of that name."""
@@ -277,12 +280,13 @@ class Runner:
             (place / "python.py").write_text('#!/bin/sh\nexec python "$@"\n')
             (place / "python.py").chmod(0o755)
         python = self._controller.bin / "python"
-        version = run(
-            [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], "version of Python"
-        )
+        ask = "import sys, sysconfig; print('%d.%d' % sys.version_info[:2], sysconfig.get_path('purelib'))"
+        version, packages = run([python, "-c", ask], "version of Python").split()
         return {
             "ANSIBLE_TEST_PYTHON_INTERPRETER": str(python),
-            "ANSIBLE_TEST_PYTHON_VERSION": version.strip(),
+            "ANSIBLE_TEST_PYTHON_VERSION": version,
+            # The environments that virtualenv.sh makes are to find ansible.
+            "PYTHONPATH": packages,
             "PATH": f"{place}:{environment['PATH']}",
         }
 
@@ -365,7 +369,6 @@ _ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "USER": "root",
     "PAGER": "/bin/cat",
-    "PYTHONPATH": "",
     "ANSIBLE_PYTHON_MODULE_RLIMIT_NOFILE": "1024",
     "ANSIBLE_FORCE_COLOR": "false",
     "ANSIBLE_FORCE_HANDLERS": "true",

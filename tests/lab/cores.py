@@ -41,6 +41,8 @@ class Core:
     """The interpreters it runs on, best first."""
     root: str = ""
     """The root that has the package, or a Python if this machine has none of `pythons`."""
+    beside: tuple[str, ...] = ()
+    """What pip installs beside it."""
 
 
 CORES = {
@@ -131,14 +133,6 @@ def build(core: Core) -> Controller:
     raise LabError(f"no Python {' or '.join(core.pythons)} on this machine")
 
 
-def release(core: Core) -> str:
-    """The release that a virtual environment of the lab holds; empty if it has not been made."""
-    found = list(
-        (cache() / "controllers" / core.name).glob("lib/python3.*/site-packages/ansible_core-*.dist-info")
-    )
-    return found[0].name.removeprefix("ansible_core-").removesuffix(".dist-info") if found else ""
-
-
 def _interpreter(versions: Sequence[str]) -> str | None:
     pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
     for version in versions:
@@ -154,11 +148,11 @@ def _interpreter(versions: Sequence[str]) -> str | None:
 
 def _environment(core: Core, python: str) -> Controller:
     path = cache() / "controllers" / core.name
-    with building(path, f"{core.requirement} {python}") as wanted:
+    with building(path, " ".join([core.requirement, *core.beside, python])) as wanted:
         if wanted:
             say(f"lab: making a virtual environment with {core.requirement}")
             run([python, "-m", "venv", path], f"virtual environment with {python}")
-            run([*_pip(path), core.requirement, "msgpack"], f"pip install {core.requirement}")
+            run([*_pip(path), core.requirement, *core.beside, "msgpack"], f"pip install {core.requirement}")
     with _fatline() as (digest, source), building(path / "fatline", digest) as wanted:
         if wanted:
             wheel = _wheel(path, digest, source)
