@@ -12,6 +12,8 @@ import harness
 import msgpack
 import pytest
 
+from fatline import codec
+
 AGENT: dict[str, Any] = {"__name__": "agent_under_test"}
 exec(compile((harness.ROOT / "bootstrap" / "agent.py").read_text(), "agent.py", "exec"), AGENT)
 VECTORS = json.loads((harness.ROOT / "tests" / "vectors" / "frames.json").read_text())["vectors"]
@@ -72,6 +74,7 @@ def test_every_bit_flipped_gives_frames_or_words(vector: dict[str, Any]) -> None
 
 
 def test_numbers_are_those_of_the_protocol() -> None:
+    assert AGENT["INFLATED_MAX"] == codec.INFLATED_MAX, "what one side compresses the other must take"
     table = (harness.ROOT / "csrc" / "core" / "protocol.def").read_text()
     numbers = {name: int(value) for name, value in re.findall(r"^FL_\w+\((\w+), (\d+)\)", table, re.M)}
     ours = {name: AGENT[name] for name in numbers if name in AGENT}

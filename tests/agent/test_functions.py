@@ -147,7 +147,7 @@ def test_logs_are_forwarded(agent: AgentProcess) -> None:
 def test_large_results(agent: AgentProcess) -> None:
     frame, _ = call(agent, "fl_trouble", "large", 3000000)
     assert frame.kind == RESULT and len(frame.body) == 3000000
-    assert call(agent, "fl_trouble", "large", 30000000)[0].body["type"] == "ValueError"
+    assert call(agent, "fl_trouble", "large", 5000000)[0].body["type"] == "ValueError"
 
 
 def test_calls_wait_their_turn(agent: AgentProcess, tmp_path: pathlib.Path) -> None:
