@@ -7,20 +7,17 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bench_support import FATLINE, figures
 
 from fatline.cli.bench.lab import Controller, Lab, RunFailed
 from fatline.cli.bench.runner import Series
 from fatline.cli.bench.scenarios import Scenario
 from fatline.cli.bench.variants import BASELINES
 from fatline.cli.tools import default_python
-
-FATLINE = Path(sys.executable).with_name("fatline")
-RUN_SECONDS = 300
 
 
 @pytest.fixture
@@ -44,20 +41,9 @@ def test_all_variants_do_the_same_and_the_document_holds_every_figure(tmp_path: 
     against = ["stock", "stock-nopipelining"]
     if importlib.util.find_spec("ansible_mitogen"):
         against.append("mitogen")
-    figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [
-            *(FATLINE, "bench", "--scenario", "ping", "--scenario", "ping-warm"),
-            *("--against", ",".join(against), "--runs", "1", "--hosts", "2", "--rtt", "5"),
-            *("--json", figures),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads(figures.read_text())["results"]
+    scenarios = ("--scenario", "ping", "--scenario", "ping-warm")
+    settings = ("--runs", "1", "--hosts", "2", "--rtt", "5")
+    results = figures(tmp_path, *scenarios, "--against", ",".join(against), *settings)
     expected = {(scenario, name) for scenario in ("ping", "ping-warm") for name in ("fatline", *against)}
     assert {(entry["scenario"], entry["variant"]) for entry in results} == expected
     for entry in results:

@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from bench_support import bench, figures
 
 from fatline.cli.bench import inventory
 from fatline.cli.bench.lab import RunFailed
 from fatline.cli.bench.variants import Variant
-
-FATLINE = Path(sys.executable).with_name("fatline")
-RUN_SECONDS = 300
 
 
 def test_the_inventory_has_as_many_hosts_as_asked_for(tmp_path: Path) -> None:
@@ -32,19 +27,7 @@ def test_ten_thousand_hosts_are_about_as_long_as_those_of_the_issue(tmp_path: Pa
 
 
 def test_every_size_and_variant_is_measured(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    done = subprocess.run(
-        [
-            *(FATLINE, "bench", "--scenario", "inventory", "--hosts", "20,40", "--runs", "1"),
-            *("--json", figures),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    results = json.loads(figures.read_text())["results"]
+    results = figures(tmp_path, "--scenario", "inventory", "--hosts", "20,40", "--runs", "1")
     assert {(entry["scenario"], entry["variant"], entry["hosts"]) for entry in results} == {
         (command, variant, hosts)
         for command in inventory.COMMANDS
@@ -74,12 +57,6 @@ def test_what_is_too_slow_is_left_out_at_greater_sizes(tmp_path: Path) -> None:
 
 
 def test_only_this_scenario_takes_several_numbers_of_hosts() -> None:
-    done = subprocess.run(
-        [FATLINE, "bench", "--scenario", "ping", "--hosts", "1,2"],
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
+    done = bench("--scenario", "ping", "--hosts", "1,2")
     assert done.returncode == 3
     assert "only the scenario inventory" in done.stderr
