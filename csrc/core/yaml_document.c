@@ -281,8 +281,9 @@ compose_alias(struct composer *composer, const yaml_event_t *event)
 }
 
 static int
-open_collection(struct composer *composer, const struct fl_yaml_node *node,
-                const yaml_char_t *anchor, const yaml_event_t *event)
+open_collection(struct composer *composer, const yaml_event_t *event,
+                struct fl_yaml_node node, const yaml_char_t *tag,
+                const yaml_char_t *anchor)
 {
     struct open_collection opened = {
         .node = (uint32_t)composer->document->nodes.count};
@@ -291,7 +292,11 @@ open_collection(struct composer *composer, const struct fl_yaml_node *node,
     if (composer->open.count >= composer->limits.depth) {
         return complain(composer, "the document is nested too deeply", event);
     }
-    err = add_node(composer, node, anchor, event);
+    node.unusual = is_written(tag);
+    if (node.unusual) {
+        node.tag = (uint8_t)fl_yaml_tag_from_text((const char *)tag);
+    }
+    err = add_node(composer, &node, anchor, event);
     if (err < 0) {
         return err;
     }
@@ -303,26 +308,22 @@ static int
 open_sequence(struct composer *composer, const yaml_event_t *event)
 {
     struct fl_yaml_node node = node_of(event, FL_YAML_SEQUENCE);
-    const yaml_char_t *tag = event->data.sequence_start.tag;
 
-    node.unusual = is_written(tag);
-    node.tag = node.unusual ? (uint8_t)fl_yaml_tag_from_text((const char *)tag)
-                            : FL_YAML_TAG_SEQ;
-    return open_collection(composer, &node, event->data.sequence_start.anchor,
-                           event);
+    node.tag = FL_YAML_TAG_SEQ;
+    return open_collection(composer, event, node,
+                           event->data.sequence_start.tag,
+                           event->data.sequence_start.anchor);
 }
 
 static int
 open_mapping(struct composer *composer, const yaml_event_t *event)
 {
     struct fl_yaml_node node = node_of(event, FL_YAML_MAPPING);
-    const yaml_char_t *tag = event->data.mapping_start.tag;
 
-    node.unusual = is_written(tag);
-    node.tag = node.unusual ? (uint8_t)fl_yaml_tag_from_text((const char *)tag)
-                            : FL_YAML_TAG_MAP;
-    return open_collection(composer, &node, event->data.mapping_start.anchor,
-                           event);
+    node.tag = FL_YAML_TAG_MAP;
+    return open_collection(composer, event, node,
+                           event->data.mapping_start.tag,
+                           event->data.mapping_start.anchor);
 }
 
 /* ---- merge keys -------------------------------------------------------- */
