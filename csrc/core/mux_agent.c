@@ -84,7 +84,9 @@ on_pidfd(void *data, unsigned events)
     agent_exited(agent);
 }
 
-/* Rule 9: a privileged agent ends with the run that opened it. */
+/* Rule 9: a privileged agent ends with the run that opened it. A module that
+   it runs is finished first, by a worker that has outlived its main process,
+   as it would be without an agent (rule 2). */
 static void
 on_owner_gone(void *data, unsigned events)
 {
@@ -93,7 +95,9 @@ on_owner_gone(void *data, unsigned events)
     (void)events;
     fl_watch_free(agent->owner_watch);
     agent->owner_watch = NULL;
-    mux_agent_doom(agent, "the process it was opened for has ended");
+    agent->retired = true;
+    agent->ends_unused = true;
+    mux_agent_check_idle(agent);
 }
 
 static void

@@ -534,6 +534,23 @@ reply(const struct fake_agent *agent, const struct conn *conn, uint32_t handle,
     send_frame(agent->wire, &frame, payload, size);
 }
 
+uint32_t
+ping_begin(struct conn *conn, const struct fake_agent *agent)
+{
+    uint32_t handle = call(conn, agent->id, FL_H_PING, 0, NULL, 0);
+
+    free(receive(agent->wire).payload);
+    return handle;
+}
+
+void
+ping_end(const struct fake_agent *agent, const struct conn *conn,
+         uint32_t handle)
+{
+    reply(agent, conn, handle, 0, FL_F_LAST, "\4", 1);
+    free(receive_for(conn->fd, handle).payload);
+}
+
 void
 tell_mux(const struct fake_agent *agent, uint32_t handle, uint32_t reply_to,
          const void *payload, size_t size)

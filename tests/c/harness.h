@@ -107,6 +107,15 @@ void
 reply(const struct fake_agent *agent, const struct conn *conn, uint32_t handle,
       uint32_t stream, uint8_t flags, const void *payload, size_t size);
 
+/* A PING that has come to the agent and waits for its answer; its handle. */
+uint32_t
+ping_begin(struct conn *conn, const struct fake_agent *agent);
+
+/* Its answer, which has come to the client. */
+void
+ping_end(const struct fake_agent *agent, const struct conn *conn,
+         uint32_t handle);
+
 /* From an agent to the mux. */
 void
 tell_mux(const struct fake_agent *agent, uint32_t handle, uint32_t reply_to,

@@ -322,8 +322,7 @@ TEST(an_agent_can_be_opened_with_nothing_but_its_wire)
     mux_start(&s.mux, NULL);
     conn_open(&s.mux, &s.conn);
     agent_open(&s.conn, &options, &s.agent);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     fl_os_close(s.agent.wire);
     s.agent.wire = -1;
     receive_dead(s.conn.fd, handle, FL_D_LOST, "has ended");
@@ -370,8 +369,7 @@ TEST(after_the_last_answer_the_handle_is_closed)
     uint32_t handle;
 
     set_up(&s, NULL);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     reply(&s.agent, &s.conn, handle, 0, FL_F_LAST, "\4", 1);
     reply(&s.agent, &s.conn, handle, 0, 0, "\2late", 5);
     free(receive_for(s.conn.fd, handle).payload);
@@ -390,13 +388,11 @@ TEST(only_the_callee_may_answer)
 
     set_up(&s, NULL);
     agent_open(&s.conn, &other_key, &other);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     reply(&other, &s.conn, handle, 0, FL_F_LAST, "\4forged", 7);
     wait_for_status(&s.conn, "dropped_frames", 1);
     nothing_came(&s.conn);
-    reply(&s.agent, &s.conn, handle, 0, FL_F_LAST, "\4", 1);
-    free(receive_for(s.conn.fd, handle).payload);
+    ping_end(&s.agent, &s.conn, handle);
     agent_close(&other);
     receive_del_route(s.conn.fd, other.id);
     tear_down(&s);
@@ -413,8 +409,7 @@ TEST(a_lying_agent_is_dropped_and_counted)
 
     set_up(&s, NULL);
     agent_open(&s.conn, &other_key, &other);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     frame = (struct fl_frame){.dst_id = s.conn.id,
                               .src_id = s.agent.id,
                               .auth_id = s.agent.id,
@@ -568,8 +563,7 @@ TEST(kill_9_of_ssh_is_told_at_once_with_its_last_words)
     uint64_t start;
 
     set_up(&s, NULL);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     CHECK(write(s.agent.errors, "first\r\nclosed by\x1b[31m host\n", 27) > 0);
     start = fl_os_now_ms();
     agent_kill(&s.agent);
@@ -643,8 +637,7 @@ TEST(a_closed_wire_is_a_death_even_while_ssh_lives)
     uint32_t handle;
 
     set_up(&s, NULL);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     fl_os_close(s.agent.wire);
     s.agent.wire = -1;
     receive_dead(s.conn.fd, handle, FL_D_LOST, "connection has ended");
@@ -814,16 +807,14 @@ TEST(a_retired_agent_is_not_found_and_ends_when_it_is_done)
     uint32_t handle;
 
     set_up(&s, NULL);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     fl_put_u32(id, s.agent.id);
     m = receive_for(s.conn.fd, call(&s.conn, 0, FL_H_RETIRE, 0, id, 4));
     CHECK_INT(m.frame.length, 0);
     free(m.payload);
     (void)attached(&s.conn, attach(&s.conn, 'k', false), FL_A_NONE);
     CHECK_INT(status_number(&s.conn, "agents"), 1); /* a call is bound */
-    reply(&s.agent, &s.conn, handle, 0, FL_F_LAST, "\4", 1);
-    free(receive_for(s.conn.fd, handle).payload);
+    ping_end(&s.agent, &s.conn, handle);
     wait_for_end(s.agent.wire);
     receive_dead(s.conn.fd, call(&s.conn, 0, FL_H_RETIRE, 0, id, 4),
                  FL_D_REJECTED, "no such agent");
@@ -842,15 +833,13 @@ TEST(an_agent_retired_at_once_is_not_held_by_those_attached)
     conn_open(&s.mux, &other);
     CHECK_INT(attached(&other, attach(&other, 'k', false), FL_A_FOUND),
               s.agent.id);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     fl_put_u32(request, s.agent.id);
     request[4] = 1;
     free(receive_for(s.conn.fd, call(&s.conn, 0, FL_H_RETIRE, 0, request, 5))
              .payload);
     CHECK_INT(status_number(&s.conn, "agents"), 1); /* a call is bound */
-    reply(&s.agent, &s.conn, handle, 0, FL_F_LAST, "\4", 1);
-    free(receive_for(s.conn.fd, handle).payload);
+    ping_end(&s.agent, &s.conn, handle);
     wait_for_end(s.agent.wire);
     receive_del_route(other.fd, s.agent.id);
     conn_close(&other);
@@ -874,38 +863,77 @@ TEST(a_private_agent_is_called_only_by_those_attached)
     receive_dead(other.fd, handle, FL_D_REJECTED, "another run");
     CHECK_INT(attached(&other, attach(&other, 'k', false), FL_A_FOUND),
               agent.id);
-    handle = call(&other, agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(agent.wire).payload);
-    reply(&agent, &other, handle, 0, FL_F_LAST, "\4", 1);
-    free(receive_for(other.fd, handle).payload);
+    handle = ping_begin(&other, &agent);
+    ping_end(&agent, &other, handle);
     agent_close(&agent);
     conn_close(&owner);
     conn_close(&other);
     mux_stop(&mux);
 }
 
+static pid_t
+start_owner(void)
+{
+    pid_t pid = fork();
+
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        pause();
+        _exit(0);
+    }
+    return pid;
+}
+
+static void
+kill_owner(pid_t pid)
+{
+    CHECK_INT(kill(pid, SIGKILL), 0);
+    CHECK_INT(waitpid(pid, NULL, 0), pid);
+}
+
 /* Rule 9: however the run ends, and whoever else uses the mux. */
 TEST(an_agent_ends_with_the_process_it_was_opened_for)
 {
-    struct agent_options options = {.persist = 1000};
+    const struct agent_options options = {.persist = 1000,
+                                          .owner = start_owner()};
     struct mux_process mux;
     struct conn conn;
     struct fake_agent agent;
 
-    options.owner = fork();
-    CHECK(options.owner >= 0);
-    if (options.owner == 0) {
-        pause();
-        _exit(0);
-    }
     mux_start(&mux, NULL);
     conn_open(&mux, &conn);
     agent_open(&conn, &options, &agent);
     CHECK_INT(status_number(&conn, "agents"), 1);
-    CHECK_INT(kill(options.owner, SIGKILL), 0);
+    kill_owner(options.owner);
     receive_del_route(conn.fd, agent.id);
     wait_for_end(agent.wire);
-    CHECK_INT(waitpid(options.owner, NULL, 0), options.owner);
+    agent_close(&agent);
+    conn_close(&conn);
+    mux_stop(&mux);
+}
+
+/* Rule 2: a worker may outlive ansible-playbook by the length of its task. */
+TEST(a_call_is_finished_when_the_agents_owner_has_ended)
+{
+    const struct agent_options options = {.persist = 1000,
+                                          .owner = start_owner()};
+    struct mux_process mux;
+    struct conn conn;
+    struct fake_agent agent;
+    uint32_t handle;
+
+    mux_start(&mux, NULL);
+    conn_open(&mux, &conn);
+    agent_open(&conn, &options, &agent);
+    handle = ping_begin(&conn, &agent);
+    kill_owner(options.owner);
+    fence(&conn); /* its answer may come from the batch that tells the end, */
+    fence(&conn); /* this one's comes later */
+    (void)attached(&conn, attach(&conn, 'k', false), FL_A_NONE);
+    CHECK_INT(status_number(&conn, "agents"), 1);
+    ping_end(&agent, &conn, handle);
+    receive_del_route(conn.fd, agent.id);
+    wait_for_end(agent.wire);
     agent_close(&agent);
     conn_close(&conn);
     mux_stop(&mux);
@@ -1105,8 +1133,7 @@ TEST(stop_tells_everybody_and_unlinks_the_socket)
 
     set_up(&s, NULL);
     conn_open(&s.mux, &stopper);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     free(receive_for(stopper.fd, call(&stopper, 0, FL_H_STOP, 0, NULL, 0))
              .payload);
     receive_dead(s.conn.fd, handle, FL_D_LOST, "stopped");

@@ -59,10 +59,8 @@ TEST(a_stuck_agent_pauses_its_caller_and_nobody_else)
         .dst_id = s.agent.id, .src_id = s.conn.id, .handle = FL_H_DATA};
     sent = stuff(s.conn.fd, &frame, 50000, (size_t)64 << 20);
     CHECK(sent < (size_t)4 << 20);
-    handle = call(&other, fast.id, FL_H_PING, 0, NULL, 0);
-    free(receive(fast.wire).payload);
-    reply(&fast, &other, handle, 0, FL_F_LAST, "\4", 1);
-    free(receive_for(other.fd, handle).payload);
+    handle = ping_begin(&other, &fast);
+    ping_end(&fast, &other, handle);
     /* Once it reads again, it gets every byte of the whole frames. */
     while (got < sent / 50032 * 50032) {
         const ssize_t n = read(s.agent.wire, data, sizeof(data));
@@ -89,8 +87,7 @@ TEST(a_client_that_does_not_read_pauses_only_who_writes_to_it)
     set_up(&s, NULL);
     conn_open(&s.mux, &other);
     agent_open(&other, &other_key, &fast);
-    handle = call(&s.conn, s.agent.id, FL_H_PING, 0, NULL, 0);
-    free(receive(s.agent.wire).payload);
+    handle = ping_begin(&s.conn, &s.agent);
     frame = (struct fl_frame){.dst_id = s.conn.id,
                               .src_id = s.agent.id,
                               .auth_id = s.agent.id,
@@ -98,10 +95,8 @@ TEST(a_client_that_does_not_read_pauses_only_who_writes_to_it)
     sent = stuff(s.agent.wire, &frame, 50000, (size_t)64 << 20);
     CHECK(sent < (size_t)4 << 20);
     nothing_came(&other);
-    handle = call(&other, fast.id, FL_H_PING, 0, NULL, 0);
-    free(receive(fast.wire).payload);
-    reply(&fast, &other, handle, 0, FL_F_LAST, "\4", 1);
-    free(receive_for(other.fd, handle).payload);
+    handle = ping_begin(&other, &fast);
+    ping_end(&fast, &other, handle);
     /* A paused agent whose caller goes is read again. */
     conn_close(&s.conn);
     wait_for_status(&other, "clients", 1);
