@@ -9,8 +9,11 @@ TESTS ?= tests
 MATRIX ?=
 CHECKOUT ?=
 CONFORMANCE ?=
+# Where the connection plugins are with which tests run; fetched there if it is this directory.
+FATLINE_TEST_COLLECTIONS ?= $(CURDIR)/.venv/collections
 export PYTHON
 export CI
+export FATLINE_TEST_COLLECTIONS
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -90,7 +93,7 @@ fuzz: build/fuzz/build.ninja ## fuzz targets, SECONDS in all; needs clang
 	@$(SECTION) "fuzz" .ci/fuzz build/fuzz $(SECONDS)
 
 # Not from the checkout: there, a test's "python -c 'import fatline'" would find a package without extension.
-py-test: $(STAMPS)/tools ## Python unit, agent and end-to-end tests
+py-test: $(STAMPS)/tools $(STAMPS)/collections ## Python unit, agent and end-to-end tests
 	@cd $(VENV) && ../$(SECTION) "Python tests" bin/pytest -q -c ../pyproject.toml --rootdir .. $(abspath $(TESTS))
 
 # ANSIBLE=path names another virtual environment, whose ansible-core runs the cases; Fatline is installed into it.
@@ -141,6 +144,11 @@ $(STAMPS)/tools: $(STAMPS)/installed
 	@echo "Installing test tools"
 	@$(BIN)/pip install --quiet --disable-pip-version-check 'fatline[test,dev]'
 	@touch $@
+
+# Where they cannot be had the tests with them are skipped, and the next time it is tried again.
+$(STAMPS)/collections: tests/e2e/pypi_collections.py | $(STAMPS)/tools
+	@if [ "$(CI)" = true ]; then .ci/system-packages containers; fi
+	@$(BIN)/python tests/e2e/pypi_collections.py $(VENV)/collections && touch $@ || true
 
 $(STAMPS)/bench: $(STAMPS)/installed
 	@echo "Installing what is compared with"

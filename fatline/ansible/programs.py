@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from fatline import boot
+from fatline import boot, runs
 from fatline.ansible import agents, run, summary, surroundings, versions
 from fatline.ansible.connection import AgentConnection, Fallback, Job, Link, Result, link_of_this_run
 from fatline.ansible.decide import Situation
@@ -57,6 +57,8 @@ class Program:
     """Whether what it executes stays in this process's session, and gets its signals."""
     takes_input: bool = True
     """Whether the plugin's own method hands input on."""
+    tells_wait_status: bool = False
+    """Whether it returns what wait(2) gives, where an exit status is expected."""
 
 
 class ProgramConnection(AgentConnection):
@@ -124,6 +126,11 @@ class ProgramConnection(AgentConnection):
     def _fl_exec_fields(self) -> dict[str, Any]:
         keeps = self.fl_program.is_here and not surroundings.has_own_session()
         return {"session": "inherit"} if keeps else {}
+
+    def _fl_status(self, result: runs.RunResult) -> int:
+        if self.fl_program.tells_wait_status:
+            return result.signal or result.rc << 8
+        return super()._fl_status(result)
 
     def fl_starter(self, interpreter: str) -> agents.Start:
         """Return the function that boots an agent the way the plugin runs a command."""

@@ -13,6 +13,7 @@ import shlex
 from typing import Any
 
 from fatline.ansible import local, ssh, versions
+from fatline.ansible.connection import Fallback
 from fatline.ansible.programs import CommandLine, Program, ProgramConnection, asked_of
 from fatline.ansible.surroundings import start_time
 
@@ -31,7 +32,18 @@ def _by_option(connection: Any, command: str) -> list[str]:
 
 
 def _taken_apart(_connection: Any, command: str) -> list[str]:
-    return shlex.split(command)
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise Fallback(f"the command cannot be taken apart: {error}") from None
+
+
+def _by_a_shell_here(connection: Any, command: str) -> list[str]:
+    words = _taken_apart(connection, command)
+    if shlex.join(words) != command:
+        # That shell, on this machine, would do more with it than hand it on: so `raw` has it.
+        raise Fallback("a command of which a shell on this machine runs a part")
+    return words
 
 
 def _docker(connection: Any, command: str) -> CommandLine:
@@ -97,11 +109,11 @@ def _nsenter_identity(connection: Any) -> str:
 
 _OF_COLLECTIONS = {
     "community.docker.docker": Program(_docker, _by_play_context),
-    "community.docker.nsenter": Program(_nsenter, _taken_apart, _nsenter_identity, is_here=True),
+    "community.docker.nsenter": Program(_nsenter, _by_a_shell_here, _nsenter_identity, is_here=True),
     "community.general.chroot": Program(_chroot, _by_option, _chroot_identity, is_here=True),
     "community.general.incus": Program(_lxd, _by_option),
     "community.general.jail": Program(_jail, _in_jail),
-    "community.general.lxc": Program(_lxc, _by_option),
+    "community.general.lxc": Program(_lxc, _by_option, tells_wait_status=True),
     "community.general.lxd": Program(_lxd, _by_option),
     "community.okd.oc": Program(_kubectl, _by_play_context),
     "containers.podman.buildah": Program(_buildah, _taken_apart),

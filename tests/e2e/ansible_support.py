@@ -76,6 +76,10 @@ class Lab:
         self.configuration.write_text("[defaults]\n")
         self.variables: dict[str, Any] = {"ansible_python_interpreter": PYTHON, **variables}
         self.hosts = {name: dict(server.inventory_variables()) for name, server in servers.items()}
+        self.settings: dict[str, str] = {}
+        """Environment variables of all runs."""
+        self.seconds = RUN_SECONDS
+        """How long one run may take."""
         self.write()
 
     def write(self) -> None:
@@ -106,7 +110,7 @@ class Lab:
             "ANSIBLE_TIMEOUT": "10",
             "FATLINE_SUMMARY": "1",
         }
-        return kept | changes
+        return kept | self.settings | changes
 
     def start(self, arguments: Sequence[str], **changes: str) -> subprocess.Popen[str]:
         """Start an ansible program of the tests' own environment."""
@@ -124,11 +128,11 @@ class Lab:
     def finish(self, process: subprocess.Popen[str], record: Path | None = None) -> Outcome:
         """Wait for a program that was started and read what it recorded."""
         try:
-            output, _ = process.communicate(timeout=RUN_SECONDS)
+            output, _ = process.communicate(timeout=self.seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()
-            raise AssertionError(f"not ended within {RUN_SECONDS} s:\n{output}") from None
+            raise AssertionError(f"not ended within {self.seconds} s:\n{output}") from None
         records = []
         if record is not None and record.exists():
             records = [Record(**json.loads(line)) for line in record.read_text().splitlines()]
@@ -190,6 +194,14 @@ def difference(expected: Record, got: Record) -> dict[str, tuple[Any, Any]]:
     return {
         key: (one.get(key), other.get(key)) for key in one.keys() | other if one.get(key) != other.get(key)
     }
+
+
+def differences(expected: Outcome, got: Outcome) -> dict[str, object]:
+    """Return what the results of two runs differ in, by host and task."""
+    assert len(got.records) == len(expected.records), got.output
+    pairs = zip(expected.records, got.records, strict=True)
+    found = {f"{one.host}: {one.task}": difference(one, other) for one, other in pairs}
+    return {task: what for task, what in found.items() if what}
 
 
 DOORS: dict[str, dict[str, str]] = {

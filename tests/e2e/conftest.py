@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pypi_collections
 import pytest
 from e2e_support import MakeRelay, MakeSshd, mux_pid, wait_gone
 
@@ -28,6 +29,15 @@ from fatline.router import Router
 def ssh_keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     """One pair of host and login keys for all servers."""
     return Keys.generate(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="session")
+def collections() -> Path:
+    """Where the collections are whose connection plugins Fatline stands in for."""
+    found = pypi_collections.installed()
+    if found is None:
+        pytest.skip("the collections could not be fetched; see tests/e2e/pypi_collections.py")
+    return found
 
 
 @pytest.fixture(scope="session")
