@@ -17,6 +17,7 @@ from ansible.utils.display import Display
 import fatline
 from fatline.ansible import (
     ahead,
+    arrivals,
     imports,
     keys,
     owned,
@@ -56,6 +57,7 @@ def activate(plugin_file: str | None = None) -> bool:
             display.warning(f"fatline: {remark}")
         owned.settle(in_main=True)
         _map_connections()
+        arrivals.install()
         atexit.register(_at_exit, os.getpid())
         run.begin()
         return True
