@@ -8,6 +8,7 @@ ssh arguments. That takes 0.2 ms, a loop makes a connection for every item, and 
 from __future__ import annotations
 
 import argparse
+import functools
 import types
 from typing import Any
 
@@ -23,23 +24,36 @@ def install() -> None:
 
 
 class LazyParser:
-    """An `argparse.ArgumentParser` that is built when more than its arguments is asked of it."""
+    """An `argparse.ArgumentParser` that is built when more than its arguments is asked of it.
+
+    Equal ones are one: parsing leaves nothing behind in a parser, and what the main process has built its
+    forked workers have too.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Note with what to build it."""
-        self._made_with = (args, kwargs)
-        self._added: list[tuple[Any, Any]] = []
+        self._steps = (_step(args, kwargs),)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> None:
         """Note an argument for later."""
-        self._added.append((args, kwargs))
+        self._steps += (_step(args, kwargs),)
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the parser's own."""
-        if name == "_parser":
-            args, kwargs = self._made_with
-            self._parser = argparse.ArgumentParser(*args, **kwargs)
-            for more, named in self._added:
-                self._parser.add_argument(*more, **named)
-            return self._parser
-        return getattr(self._parser, name)
+        return getattr(_built(self._steps), name)
+
+
+_Step = tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]
+
+
+def _step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Step:
+    return args, tuple(kwargs.items())
+
+
+@functools.cache
+def _built(steps: tuple[_Step, ...]) -> argparse.ArgumentParser:
+    (args, kwargs), *added = steps
+    parser = argparse.ArgumentParser(*args, **dict(kwargs))
+    for more, named in added:
+        parser.add_argument(*more, **dict(named))
+    return parser

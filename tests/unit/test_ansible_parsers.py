@@ -55,12 +55,15 @@ def test_the_answer_is_core_s(text: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("lazy")
-def test_a_parser_is_built_when_it_is_used() -> None:
-    made = connection(stock_ssh.Connection)._tty_parser
-    assert isinstance(made, parsers.LazyParser)
-    assert "_parser" not in vars(made)
-    assert vars(made.parse_known_args(["-t", "-x"])[0]) == {"t": 1, "o": None}
-    assert isinstance(vars(made)["_parser"], argparse.ArgumentParser)
+def test_equal_parsers_are_one_and_built_when_used() -> None:
+    parsers._built.cache_clear()
+    first, second = (connection(stock_ssh.Connection)._tty_parser for _ in range(2))
+    assert isinstance(first, parsers.LazyParser)
+    assert parsers._built.cache_info().misses == 0
+    for made in (first, second):
+        for words, count in ((["-t", "-x"], 1), (["-tt"], 2), ([], None)):
+            assert vars(made.parse_known_args(words)[0]) == {"t": count, "o": None}
+    assert parsers._built.cache_info().misses == 1
     assert stock_ssh.argparse.ArgumentError is argparse.ArgumentError
 
 
