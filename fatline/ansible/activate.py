@@ -20,6 +20,7 @@ from fatline.ansible import (
     arrivals,
     imports,
     keys,
+    keywords,
     owned,
     parsers,
     releases,
@@ -113,6 +114,7 @@ def _spare_the_workers() -> None:
     versions.preload()
     imports.install().refresh()
     templates.install()
+    keywords.install()
     keys.control_path(b"")
 
 

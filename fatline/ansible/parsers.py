@@ -14,6 +14,8 @@ from typing import Any
 
 from ansible.plugins.connection import ssh as stock_ssh
 
+_Step = tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]
+
 
 def install() -> None:
     """Let core's ssh plugin make its parsers so; nothing, where it makes none."""
@@ -32,7 +34,7 @@ class LazyParser:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Note with what to build it."""
-        self._steps = (_step(args, kwargs),)
+        self._steps: tuple[_Step, ...] = (_step(args, kwargs),)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> None:
         """Note an argument for later."""
@@ -41,9 +43,6 @@ class LazyParser:
     def __getattr__(self, name: str) -> Any:
         """Everything else is the parser's own."""
         return getattr(_built(self._steps), name)
-
-
-_Step = tuple[tuple[Any, ...], tuple[tuple[str, Any], ...]]
 
 
 def _step(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Step:
