@@ -75,7 +75,7 @@ ROUTES = {
     "stock": ("stock: ",),
 }
 
-SSH_SAYS = r"(?m)^(debug[1-3]: |OpenSSH_\d|Authenticated to ).*\r?\n?"
+SSH_SAYS = r"(?m)^(?:debug[1-3]: |OpenSSH_\d|Authenticated to |  #\d+ ).*(?:\r?\n)*"
 
 VOLATILE = {
     "ansible_date_time": "time of day",
@@ -86,7 +86,7 @@ REPLACE = (
     (r"\btmp[0-9A-Za-z_]{6,8}\b", "tmpN", "random letters"),
     (r"^\.[0-9a-z_]{8}$", ".N", "random letters"),
     (r"ansible-moduletmp-JOB-\w+", "ansible-moduletmp-N", "random letters, as Python 2 makes them"),
-    (r"(ansible[._][\w.]*payload_)[0-9A-Za-z_]{6,8}", r"\1N", "random letters, as Python 2 makes them"),
+    (r"(ansible[._N][\w.]*payload_)[0-9A-Za-z_]{6,8}", r"\1N", "random letters, as Python 2 makes them"),
     (r"hello_[^ ]*\.deb", "DEB", "what the archive has now"),
     (SSH_SAYS, "", "2.17 and 2.18 let ssh tell of itself at -v"),
     (r"(Get:|Fetched |Reading database|Need to get ).*", r"\1", "apt tells times and sizes"),
