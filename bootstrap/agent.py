@@ -2291,10 +2291,27 @@ def exit_status(code):
     """Exit status of sys.exit(code), by Python's own rule."""
     if code is None:
         return 0
-    if isinstance(code, int_types):
+    if isinstance(code, int):
+        try:
+            struct.pack('l', code)
+        except (struct.error, OverflowError):
+            return 255  # more than C can hold is -1
         return code & 255
-    sys.stderr.write(str(code) + '\n')
+    for text, is_lost in ((code, sys.stderr is not None), ('\n', False)):
+        try:
+            sys.stderr.write(str(text))
+        except Exception:
+            if not is_lost:
+                last_words(str(text))
     return 1
+
+
+def last_words(text):
+    """Write to what was stderr at the start, where sys.stderr takes nothing any more."""
+    try:
+        os.write(2, as_bytes(text))
+    except OSError:
+        pass  # closed too
 
 
 def forget_caught():
@@ -2311,6 +2328,9 @@ def report_uncaught(kind, value, stack):
         other = other.__cause__ or other.__context__
     stack = below_agent(stack)
     forget_caught()
+    if not hasattr(sys, 'excepthook'):
+        last_words('sys.excepthook is missing\n')
+        sys.excepthook = sys.__excepthook__
     try:
         sys.excepthook(kind, value, stack)
     except SystemExit:
@@ -2383,8 +2403,8 @@ def flush_standard(code):
         except Exception:
             if stream is sys.stdout:
                 report_flush(stream)
-                if code == 0:
-                    code = 120
+            if WORDCODE or (stream is sys.stdout and code == 0):
+                code = 120  # whatever it was, since Python 3.6
     return code
 
 
