@@ -219,6 +219,13 @@ def _fall_backs(facts: Facts) -> Iterator[Finding]:
             break
     if facts.option("DEFAULT_KEEP_REMOTE_FILES").value:
         yield Finding(NOTE, "remote files are kept (ANSIBLE_KEEP_REMOTE_FILES): modules go the stock way")
+    shell = facts.option("DEFAULT_EXECUTABLE")
+    if shell.chosen and shell.value != "/bin/sh":
+        yield Finding(
+            NOTE,
+            f"executable is {shell.value} ({shell.origin}): modules are never accelerated below another "
+            "shell than /bin/sh, nor where ansible_shell_executable names one",
+        )
     if facts.option("DEFAULT_BECOME").value:
         yield Finding(
             NOTE, "become is on for all tasks: modules run on privileged agents where the plugin takes input"

@@ -116,6 +116,7 @@ def test_faults_of_the_installation(facts: Facts, words: str) -> None:
         (with_ssh(pipelining=Option(False, "env: ANSIBLE_PIPELINING")), "pipelining is turned off"),
         (with_base(ANSIBLE_PIPELINING=Option(False, "cfg")), "pipelining is turned off"),
         (with_base(DEFAULT_KEEP_REMOTE_FILES=Option(True, "env")), "remote files are kept"),
+        (with_base(DEFAULT_EXECUTABLE=Option("/bin/bash", "cfg")), "modules are never accelerated below"),
         (with_base(DEFAULT_BECOME=Option(True, "cfg")), "become is on"),
         (with_ssh(ssh_executable=Option("/opt/dropbear", "cfg")), "/opt/dropbear"),
         (with_ssh(ssh_args=Option("-o RequestTTY=force", "cfg")), "RequestTTY=force"),
