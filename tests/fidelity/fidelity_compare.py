@@ -44,6 +44,7 @@ TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"\.ansible_tmp[0-9a-z_]{8}", ".ansible_tmpN", "random letters"),
     (r"\.[0-9]+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", ".BACKUP", "pid and time in names of backups"),
     (r"(^|/)\.[0-9a-z_]{8}$", r"\1.N", "random letters: the local file that `copy` makes of its content"),
+    (r"^tmp[0-9a-z_]{8}$", "tmpN", "random letters: that file in 2.14, which tells its name"),
     (r"/dev/pts/\d+", "/dev/pts/N", "which terminals are free"),
     (r"(?m)^ASYNC POLL on .*\n", "", "how often a job is asked is a matter of time"),
     (
@@ -70,6 +71,8 @@ FILES: dict[str, str] = {
     r"/home/control/\.ssh/.*": "the suite's own",
     r"/(etc/ssh|play/record|home/control/(run|\.ansible/cp))(/.*)?": "the suite's own, and sockets",
     r"/run/sudo/ts/.*": "sudo's time stamps",
+    r"/home/control/\.ansible/tmp/ansible-local-[^/]+/fatline-zip-\w+": "a run's own notes, in "
+    "the folder that goes with the run, and stays when that is killed",
 }
 """Paths, as full matches, that are left out altogether."""
 
@@ -164,7 +167,10 @@ class Normaliser:
         if self._racing:
             text = re.sub(r"^FAILED - RETRYING.*\n", "", text, flags=re.MULTILINE)
         if self._any_order:
-            return sorted(text.splitlines())
+            # A header stands again wherever hosts have taken turns, which is a race too.
+            lines = text.splitlines()
+            headers = {line for line in lines if _HEADER.match(line)}
+            return sorted([*headers, *(line for line in lines if line and line not in headers)])
         sections: list[list[str]] = [[]]
         for line in text.splitlines():
             if _HEADER.match(line):
@@ -175,8 +181,8 @@ class Normaliser:
     def errors(self, text: str) -> list[str]:
         """What was printed to standard error."""
         left_out = [re.compile(pattern) for pattern, _ in STDERR]
-        # Hosts race for their warnings.
-        lines = sorted(self.output(text))
+        # Hosts race for their warnings; empty lines between them say nothing once they are sorted.
+        lines = sorted(filter(None, self.output(text)))
         return [line for line in lines if not any(pattern.fullmatch(line) for pattern in left_out)]
 
     def processes(self, lines: Iterable[str]) -> list[str]:
