@@ -29,7 +29,7 @@ SOURCES := $(shell find csrc fatline bootstrap ansible_plugins -type f \
 C_FILES := $(shell find csrc tests -name '*.[ch]')
 CORE_C := $(shell find csrc/core -name '*.c')
 
-.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize tsan fuzz py-test fidelity lab matrix conformance bench yaml-matrix micro-bench clean
+.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize tsan fuzz py-test containers fidelity lab matrix conformance bench yaml-matrix micro-bench clean
 
 help: ## this list
 	@echo "Usage: make TARGET [VARIABLE=value]"
@@ -96,6 +96,12 @@ fuzz: build/fuzz/build.ninja ## fuzz targets, SECONDS in all; needs clang
 py-test: $(STAMPS)/tools $(STAMPS)/collections ## Python unit, agent and end-to-end tests
 	@cd $(VENV) && ../$(SECTION) "Python tests" bin/pytest -q -c ../pyproject.toml --rootdir .. $(abspath $(TESTS))
 
+# The tools bring daemons that a machine for tests may not want: `make test` uses what is there, and installs none.
+containers: $(STAMPS)/tools $(STAMPS)/collections ## install container tools by apt, test connections with them; needs root
+	@.ci/system-packages containers
+	@cd $(VENV) && ../$(SECTION) "containers" bin/pytest -q -c ../pyproject.toml --rootdir .. \
+		$(abspath tests/e2e/test_containers.py tests/e2e/test_transports.py)
+
 # ANSIBLE=path names another virtual environment, whose ansible-core runs the cases; Fatline is installed into it.
 fidelity: $(STAMPS)/tools ## every playbook of the differential suite, under stock and through Fatline's doors; needs root
 	@$(if $(ANSIBLE),$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check .)
@@ -147,7 +153,6 @@ $(STAMPS)/tools: $(STAMPS)/installed
 
 # Where they cannot be had the tests with them are skipped, and the next time it is tried again.
 $(STAMPS)/collections: tests/e2e/pypi_collections.py | $(STAMPS)/tools
-	@if [ "$(CI)" = true ]; then .ci/system-packages containers; fi
 	@$(BIN)/python tests/e2e/pypi_collections.py $(VENV)/collections && touch $@ || true
 
 $(STAMPS)/bench: $(STAMPS)/installed
