@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from fatline import boot, mux, runs
-from fatline.ansible import agents, keys, run, sshargs, summary, versions
+from fatline.ansible import agents, keys, payload, run, sshargs, summary, versions
 from fatline.ansible.agents import Place
 from fatline.ansible.connection import Fallback, Job, Link, Result
 from fatline.ansible.decide import Situation
@@ -42,6 +42,7 @@ _CONTROL_PATH_MAX = 90
 # Where core begins to read what a module printed; what comes before is junk to it.
 _RESULT = re.compile(rb"^\s*[{\[]", re.MULTILINE)
 
+_SSH_ERROR = 255
 _SSHPASS_ERRORS = range(1, 7)
 
 
@@ -186,27 +187,6 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
     ) -> Result:
         """Run one command: warm, through the agent, or as core does."""
         plan = self._fl_plan
-        result = self._fl_bare_run(cmd, in_data, sudoable, checkrc)
-        if plan is not None and in_data and sudoable and self._fl_pipelining_unset:
-            return self._fl_as_copied(plan, result)
-        return result
-
-    def _fl_as_copied(self, plan: SshPlan, result: Result) -> Result:
-        """Return what is no module's result as core would have got it without pipelining.
-
-        It copies modules then and runs them on a terminal: what they say on stderr is on stdout, and stderr
-        has ssh's own words, that the connection is closed.
-        """
-        rc, stdout, stderr = result
-        if not self.get_option("use_tty") or _RESULT.search(stdout):
-            return result
-        closing = sshargs.closing_words(plan)
-        if closing is None:
-            return result
-        return rc, (stdout + stderr).replace(b"\n", b"\r\n"), closing
-
-    def _fl_bare_run(self, cmd: list[bytes], in_data: bytes | None, sudoable: bool, checkrc: bool) -> Result:
-        plan = self._fl_plan
         if plan is None or plan.argv is not cmd:
             return self._fl_stock(cmd, in_data, sudoable, checkrc)
         job = self._fl_job(plan, in_data, sudoable, checkrc)
@@ -215,12 +195,28 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
         if isinstance(outcome, Fallback):
             self._fl_say(summary.STOCK, str(outcome), module=job.runs_module)
             self._fl_hold(plan)
-            return self._fl_stock(cmd, in_data, sudoable, checkrc)
+            result = self._fl_stock(cmd, in_data, sudoable, checkrc)
+            return result if self._fl_is_sshpass_status(result[0]) else self._fl_as_copied(plan, job, result)
         versions.close_sshpass_pipe(self)
         if isinstance(outcome, _SshFailed):
             versions.ssh_failed(self, cmd, outcome.result[0], outcome.result[2], job.core_pipelines)
             return outcome.result
-        return outcome
+        return self._fl_as_copied(plan, job, outcome)
+
+    def _fl_as_copied(self, plan: SshPlan, job: Job, result: Result) -> Result:
+        """Return what is no module's result as core would have got it without pipelining.
+
+        It copies modules then and runs them on a terminal: what they say on stderr is on stdout, and stderr
+        has ssh's own words, that the connection is closed.
+        """
+        rc, stdout, stderr = result
+        open_to_us = job.in_data and self._fl_pipelining_unset and self.get_option("use_tty")
+        if not open_to_us or rc == _SSH_ERROR or _RESULT.search(stdout):
+            return result
+        closing = sshargs.closing_words(plan)
+        if closing is None or payload.parse_command(job.plain_command) is None:
+            return result
+        return rc, (stdout + stderr).replace(b"\n", b"\r\n"), closing
 
     def _fl_outcome(self, job: Job) -> Result | Fallback | _SshFailed:
         """Run one command, or return why it has not been run.
@@ -298,11 +294,11 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
 
     def _fl_status(self, result: runs.RunResult) -> int:
         """Return the exit status of ssh, which has one of its own where a signal ended the login shell."""
-        return 255 if result.signal else result.rc
+        return _SSH_ERROR if result.signal else result.rc
 
     def _fl_result(self, job: Job, rc: int, stdout: bytes, stderr: bytes) -> Result:
         """Return what ran, as `_bare_run` would; exit status 255 is UNREACHABLE, but never run again."""
-        if rc == 255 and versions.is_connection_failure(stdout, stderr):
+        if rc == _SSH_ERROR and versions.is_connection_failure(stdout, stderr):
             retried = int(self.get_option("reconnection_retries"))
             if job.core_pipelines or retried:
                 self._fl_raise_lost(job, stderr)
@@ -398,7 +394,11 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
     def _fl_is_ssh_failure(self, error: BootError) -> bool:
         if error.stage == boot.STAGE_CONNECT:
             return True
-        return versions.connection_password(self) is not None and error.rc in _SSHPASS_ERRORS
+        return self._fl_is_sshpass_status(error.rc)
+
+    def _fl_is_sshpass_status(self, rc: int | None) -> bool:
+        """Say whether an exit status may be that of sshpass instead of the command's."""
+        return versions.connection_password(self) is not None and rc in _SSHPASS_ERRORS
 
     # ---- files -------------------------------------------------------------------------------------
 
