@@ -213,9 +213,10 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
         open_to_us = job.in_data and self._fl_pipelining_unset and self.get_option("use_tty")
         if not open_to_us or rc == _SSH_ERROR or _RESULT.search(stdout):
             return result
-        closing = sshargs.closing_words(plan)
-        if closing is None or payload.parse_command(job.plain_command) is None:
+        if payload.parse_command(job.plain_command) is None:
             return result
+        # Where ssh's words are not certain (it may write a log as well) they are left out: they are no result.
+        closing = sshargs.closing_words(plan) or b""
         return rc, (stdout + stderr).replace(b"\n", b"\r\n"), closing
 
     def _fl_outcome(self, job: Job) -> Result | Fallback | _SshFailed:
