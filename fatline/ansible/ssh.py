@@ -215,7 +215,7 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
             return result
         if payload.parse_command(job.plain_command) is None:
             return result
-        # Where the words of ssh are not certain (it may write a log too) they are left out; they are no result.
+        # Where the words of ssh are not certain they are left out: no result is in them.
         closing = sshargs.closing_words(plan) or b""
         return rc, (stdout + stderr).replace(b"\n", b"\r\n"), closing
 
