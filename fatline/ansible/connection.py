@@ -375,8 +375,7 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         words = f"no agent: {error.reason or error.stage}"
         if place.privileged:
             words = f"become: {words}"
-        of_all = place.identity if place.privileged else place.alias
-        run.current().give_up(place.key if error.stage == boot.STAGE_INTERPRETER else of_all, words)
+        run.current().give_up(_given_up_by(place, error), words)
         display.vvv(f"fatline: {error}", host=self.fl_label())
         raise Fallback(words) from error
 
@@ -417,6 +416,19 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         run.current().count(outcome, "" if outcome == summary.WARM else reason, module)
         word = "cold" if cold else outcome
         display.vvv(f"fatline: {word}: {reason}", host=self.fl_label())
+
+
+def _given_up_by(place: Place, error: BootError) -> bytes:
+    """Name what a failed boot is about: this interpreter, or all of them.
+
+    A program that ended may have ended because the interpreter is no Python, and the next one may be. What
+    did not end in time would cost each its time; what a become plugin refuses would be asked for again.
+    """
+    if error.stage == boot.STAGE_INTERPRETER:
+        return place.key
+    if place.privileged:
+        return place.identity
+    return place.alias if error.rc is None else place.key
 
 
 def _warmth(agent: Agent, result: runs.RunResult) -> str:

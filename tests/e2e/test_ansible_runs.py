@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_support import DOORS, PYTHON, Lab, difference, normalised
+from ansible_support import DOORS, PYTHON, Lab, difference, differences, normalised
 
 from fatline.cli.sandbox import PrivateSshd
 
@@ -235,6 +235,18 @@ def test_a_missing_interpreter_is_told_as_stock_tells_it(lab: Lab) -> None:
     assert got.of("ping", "one").status == expected.of("ping", "one").status == "failed"
     assert got.of("ping", "one").result["rc"] == expected.of("ping", "one").result["rc"]
     assert "no Python" in got.summary()[2]
+
+
+def test_an_interpreter_that_is_no_python_is_given_up_alone(lab: Lab) -> None:
+    """Each fails as in stock; what comes after it with a Python is warm."""
+    task = "{ping: , ignore_errors: true, vars: {ansible_python_interpreter: /bin/true}}"
+    text = f"- hosts: one\n  gather_facts: false\n  tasks: [{task}, {task}, {{name: good, ping: }}]\n"
+    expected, got = (lab.playbook(text, "-vvv", door=door) for door in ("stock", "callback"))
+    assert not differences(expected, got)
+    assert got.of("good").status == "ok", got.output
+    accelerated, commands, rest = got.summary()
+    assert commands - accelerated == 2, rest
+    assert "no agent: output ended without READY" in rest
 
 
 @pytest.mark.parametrize("password", [None, "not-needed"])
