@@ -7,6 +7,7 @@ before it is noise, kept for the error message of a boot that fails.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -78,7 +79,9 @@ class Wire:
             # Only a child that was not waited for yet surely still has its number.
             if self.pid not in _children:
                 return None
-            os.kill(self.pid, signum)
+            with contextlib.suppress(PermissionError):
+                # sudo on this machine is somebody else's; it ends with its input.
+                os.kill(self.pid, signum)
             status = reap(self.pid, END_SECONDS)
             if status is not None:
                 return status
@@ -94,6 +97,9 @@ class Gate(Protocol):
     is_open: bool
     quiet_seconds: float
     """How long the program may say nothing while the gate is shut."""
+
+    def enter(self, wire: Wire) -> bytes:
+        """See the program as soon as it runs; return what was read of its stdout on the way."""
 
     def take(self, source: str, data: bytes, wire: Wire) -> None:
         """See what the program says on `source` (stdout or stderr); answer on the wire."""
@@ -317,6 +323,11 @@ class _Handshake:
 
     def wait_ready(self) -> Ready:
         """Read until the READY line has come."""
+        if self._gate is not None:
+            self._stdout += self._gate.enter(self._wire)
+            found = self._find_ready()
+            if found is not None:
+                return found
         for ready in self._readable(STAGE_READY):
             if self._wire.stderr_fd in ready:
                 self._take_stderr()
@@ -324,8 +335,6 @@ class _Handshake:
                 raise self._ended()
             found = self._find_ready()
             if found is not None:
-                if self._gate is not None and not self._gate.is_open:
-                    raise self._failed(STAGE_READY, "READY came before the become plugin's success mark")
                 return found
         raise AssertionError("unreachable: the loop ends by return or raise")
 
@@ -403,6 +412,8 @@ class _Handshake:
                 self._scanned = 0
             return None
         word = bytes(self._stdout[at + len(self._mark) : end])
+        if self._gate is not None and not self._gate.is_open:
+            raise self._failed(STAGE_READY, "READY came before the become plugin's success mark")
         if self._stdout[end + 1 :]:
             raise self._failed(STAGE_READY, "something else prints to the login's output after READY")
         try:

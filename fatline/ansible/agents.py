@@ -41,14 +41,14 @@ class Place(NamedTuple):
     transient: bool = False
     """Whether it must not outlive the run: the user wants no persistent connections."""
     owner: int = 0
-    """The process that a privileged agent belongs to (rule 9); 0 for the login user's agents."""
+    """The process that the agent ends with; 0 where it may outlive the run."""
     identity: bytes = b""
     """Names the settings of a privileged agent, whichever its interpreter."""
 
     @property
     def privileged(self) -> bool:
         """Whether a become plugin starts it."""
-        return bool(self.owner)
+        return bool(self.identity)
 
 
 Start = Callable[[Client, Place], int]

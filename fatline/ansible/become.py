@@ -15,12 +15,12 @@ import shlex
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.common.text.converters import to_bytes, to_native
 
 from fatline.ansible import versions
 from fatline.ansible.agents import Agent
-from fatline.boot import Wire
+from fatline.boot import READ_BYTES, Wire
 
 ROOT_USERS = frozenset(("", "root", "0", "#0"))
 
@@ -170,6 +170,15 @@ class Escalation:
         self.is_late = False
         """Whether nothing was said in time."""
 
+    @property
+    def is_final(self) -> bool:
+        """Whether what it raises is the genuine command's failure as well: else nobody was authenticated."""
+        return self.answered or self.is_late
+
+    def enter(self, _wire: Wire) -> bytes:
+        """Nothing is read ahead."""
+        return b""
+
     def take(self, source: str, data: bytes, wire: Wire) -> None:
         """Look at what the program says; answer its prompt."""
         if self.is_open:
@@ -213,3 +222,92 @@ class Escalation:
             raise AnsibleError(f"Incorrect {self._plugin.name} password")
         elif self._flags["become_nopasswd_error"]:
             raise AnsibleError(f"Missing {self._plugin.name} password")
+
+
+class LocalEscalation:
+    """The way to the success mark on this machine: core's own loop goes it, from end to end.
+
+    A gate of the boot, as `Escalation` is.
+    """
+
+    def __init__(self, connection: Any, wrapped: Wrapped) -> None:
+        """Expect what the connection's plugin expects now."""
+        self._connection = connection
+        self._mark = wrapped.success.encode()
+        self._process: _Process | None = None
+        self.is_open = False
+        self.is_late = False
+        self.quiet_seconds = 0.0
+
+    @property
+    def answered(self) -> bool:
+        """Whether a password was sent."""
+        return self._process is not None and self._process.answered
+
+    @property
+    def is_final(self) -> bool:
+        """Whether what core has raised is about more than this one command, whose mark is in it then."""
+        said = self.output("stdout") + self.output("stderr")
+        return self.is_late or (self.answered and self._mark not in said)
+
+    def enter(self, wire: Wire) -> bytes:
+        """Let core go the way; it reads what comes after the mark, too."""
+        self._process = _Process(wire)
+        try:
+            versions.ensure_become_success(self._connection, self._process)
+        except AnsibleConnectionFailure:
+            self.is_late = True
+            raise
+        finally:
+            # Core leaves them blocking.
+            for fd in (wire.stdout_fd, wire.stderr_fd):
+                os.set_blocking(fd, False)
+        seen = self._process.stdout.seen
+        self.is_open = bool(self._connection.become.check_success(seen))
+        return seen
+
+    def take(self, source: str, data: bytes, wire: Wire) -> None:
+        """Nothing is recognised here."""
+
+    def output(self, source: str) -> bytes:
+        """Return what the program said until core was content or not."""
+        return b"" if self._process is None else getattr(self._process, source).seen
+
+    def silent(self) -> None:
+        """Core was content without a mark."""
+        raise AnsibleError("the plugin has no success mark")
+
+
+class _Process:
+    """A wire, as core sees a process of its own."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.stdin = self
+        self.stdout = _Output(wire.stdout_fd)
+        self.stderr = _Output(wire.stderr_fd)
+        self.answered = False
+        self._stdin_fd = wire.stdin_fd
+
+    def write(self, password: bytes) -> None:
+        os.write(self._stdin_fd, password)
+        self.answered = True
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+class _Output:
+    """One of a process's streams, which remembers what was read from it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.seen = b""
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self) -> bytes:
+        """Return what is there; nothing at its end."""
+        data = os.read(self._fd, READ_BYTES)
+        self.seen += data
+        return data

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -48,6 +49,8 @@ class Link(NamedTuple):
     """Whether its agents must not outlive the run."""
     control_path: str | None = None
     """The socket of the ssh master that it shares, if it is Fatline's own."""
+    owner: int = 0
+    """The process that its agents end with; 0 where they may outlive the run."""
 
     def place(self, interpreter: str, label: str) -> Place:
         """Say which agent an interpreter on this connection needs."""
@@ -58,6 +61,7 @@ class Link(NamedTuple):
             self.persist,
             control_path=self.control_path,
             transient=self.transient,
+            owner=self.owner,
         )
 
 
@@ -97,9 +101,7 @@ def link_of_this_run(parts: Iterable[bytes], cwd: bytes | str | None = None) -> 
     :raises OSError: `cwd`, where its programs are started, is not there.
     """
     key = keys.digest([*parts, *surroundings.inherited(cwd)])
-    has_end = run.current().main_pid == surroundings.main_pid()
-    persist = surroundings.PERSIST if has_end else surroundings.PERSIST_WITHOUT_END
-    return Link(key, persist=persist, transient=True)
+    return Link(key, persist=surroundings.PERSIST, transient=True, owner=surroundings.main_pid())
 
 
 class Fallback(Exception):
@@ -189,6 +191,28 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         return bool(getattr(self._shell, "_IS_WINDOWS", False))
 
     # ---- running a command -------------------------------------------------------------------------
+
+    def _fl_situation(self, link: Link, cmd: str, in_data: bytes | None, sudoable: bool) -> Situation:
+        """Say what is known of a command that a plugin is given as one string."""
+        return Situation(
+            disabled=disabled(),
+            windows=self._fl_windows(),
+            become=sudoable and versions.is_wrapped(self.become, cmd),
+            become_trouble="there are no privileged agents on this connection",
+            given_up=run.current().given_up(link.key) or link.trouble,
+            in_data=bool(in_data),
+        )
+
+    def _fl_outcome(self, job: Job) -> Result | Exception:
+        """Run one command, or return why it is the stock plugin's to run.
+
+        Not raised: from 2.19 on core tells what was being handled when an error was raised as its cause,
+        and what stock then raises has no cause.
+        """
+        try:
+            return self._fl_run(job)
+        except Fallback as fallback:
+            return fallback
 
     def _fl_run(self, job: Job) -> Result:
         """Run one command warm or through the agent.
@@ -353,6 +377,31 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
 
     # ---- booting -----------------------------------------------------------------------------------
 
+    def _fl_boot(
+        self,
+        client: Client,
+        place: Place,
+        argv: Sequence[str | bytes],
+        launched: boot.Launcher,
+        **settings: Any,
+    ) -> int:
+        """Boot an agent with a program of this machine, and hand it to the mux; return its context id."""
+        with _owner_pidfd(place) as owner:
+            booted = boot.start_agent(
+                client,
+                place.key,
+                argv,
+                launched,
+                label=place.label,
+                deadline=time.monotonic() + self.fl_login_seconds(),
+                alias=place.alias,
+                persist=place.persist,
+                owner_pidfd=owner,
+                **settings,
+            )
+        run.current().booted(booted.context_id, transient=place.transient)
+        return booted.context_id
+
     def _fl_obtain(self, job: Job, interpreter: str) -> tuple[Client, Agent]:
         """Attach to the agent of an interpreter, or boot it."""
         return self._fl_obtain_at(job.link.place(interpreter, self.fl_label()), interpreter)
@@ -429,6 +478,22 @@ def _given_up_by(place: Place, error: BootError) -> bytes:
     if place.privileged:
         return place.identity
     return place.alias if error.rc is None else place.key
+
+
+@contextlib.contextmanager
+def _owner_pidfd(place: Place) -> Iterator[int]:
+    """Open the process that an agent is to end with; -1 where it is to outlive it."""
+    if not place.owner:
+        yield -1
+        return
+    try:
+        descriptor = os.pidfd_open(place.owner)
+    except OSError as error:
+        raise Fallback(f"the run's main process cannot be watched: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _warmth(agent: Agent, result: runs.RunResult) -> str:

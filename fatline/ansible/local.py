@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The local connection: ansible-core's own, with modules forked from a warm interpreter on this machine.
 
-Only module payloads are worth an agent here. Everything else, files included, is done by ansible-core's own
-methods: there is no wire to spare. A task under ``become`` that core has wrapped is such a thing too.
+Only module payloads are worth an agent here, those of tasks with ``become`` included. Everything else, files
+too, is done by ansible-core's own methods: there is no wire to spare.
 
 What a local module sees of its parent is the controller itself: environment, working directory, umask,
 session. So an agent belongs to one run, and serves only where all of these are what they were when it was
@@ -12,17 +12,15 @@ started; where one differs, another agent is started.
 from __future__ import annotations
 
 import os
-import time
 from typing import Any, NoReturn
 
 from ansible import constants as C
 from ansible.utils.display import Display
 
 from fatline import boot
-from fatline.ansible import agents, run, summary, surroundings, versions
-from fatline.ansible.connection import AgentConnection, Fallback, Job, Link, Result, link_of_this_run
-from fatline.ansible.decide import Situation
-from fatline.ansible.switches import disabled
+from fatline.ansible import agents, become, summary, surroundings, versions
+from fatline.ansible.connection import Fallback, Job, Link, Result, link_of_this_run
+from fatline.ansible.privileged import PrivilegedConnection
 from fatline.client import Client
 
 _START_SECONDS = 60
@@ -30,31 +28,28 @@ _START_SECONDS = 60
 display = Display()
 
 
-class Connection(AgentConnection, versions.StockLocal):  # type: ignore[misc]
+class Connection(PrivilegedConnection, versions.StockLocal):  # type: ignore[misc]
     """This machine, with an agent for module runs."""
 
     def exec_command(self, cmd: str, in_data: bytes | None = None, sudoable: bool = True) -> Result:
         """Run a module warm, and everything else as core does."""
         if not self._connected:
             self._connect()
-        try:
-            return self._fl_run(self._fl_job(cmd, in_data, sudoable))
-        except Fallback as fallback:
-            self._fl_say(summary.STOCK, str(fallback))
-            result: Result = super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
-            return result
+        job = self._fl_job(cmd, in_data, sudoable)
+        self._fl_free_accounts(job, sudoable)
+        outcome = self._fl_outcome(job)
+        if isinstance(outcome, Exception):
+            self._fl_say(summary.STOCK, str(outcome), module=job.runs_module)
+            outcome = super().exec_command(cmd, in_data=in_data, sudoable=sudoable)
+        result: Result = outcome
+        return result
 
     def _fl_job(self, cmd: str, in_data: bytes | None, sudoable: bool) -> Job:
-        link = self._fl_link() if in_data and not self._fl_excluded() else Link(b"")
-        situation = Situation(
-            disabled=disabled(),
-            windows=self._fl_windows(),
-            become=sudoable and versions.is_wrapped(self.become, cmd),
-            become_trouble="there are no privileged agents on this connection",
-            given_up=run.current().given_up(link.key) or link.trouble,
-            in_data=bool(in_data),
-        )
-        return Job(link, os.fsencode(cmd), in_data, situation, signals=surroundings.passed_on_signals())
+        meets_agent = bool(in_data or self.become) and not self._fl_excluded()
+        link = self._fl_link() if meets_agent else Link(b"")
+        situation = self._fl_situation(link, cmd, in_data, sudoable)
+        job = Job(link, os.fsencode(cmd), in_data, situation, signals=surroundings.passed_on_signals())
+        return self._fl_privileged_job(job) if sudoable else job
 
     def _fl_link(self) -> Link:
         """Name the surroundings that a module started now would have."""
@@ -63,6 +58,27 @@ class Connection(AgentConnection, versions.StockLocal):  # type: ignore[misc]
         except OSError as error:
             # Core has words for a working directory that is not there.
             return Link(b"", trouble=f"what a module would inherit is not certain: {error.strerror}")
+
+    def _fl_address(self) -> str:
+        return "this machine"
+
+    def _fl_escalation(self, wrapped: become.Wrapped) -> become.LocalEscalation:
+        return become.LocalEscalation(self, wrapped)
+
+    def _fl_become_trouble(self) -> str:
+        return super()._fl_become_trouble() or versions.local_become_trouble(self)
+
+    def _fl_prepare(self, recorder: become.Recorder) -> bool:
+        # Only a connected plugin knows as whom it runs.
+        self._connect()
+        return super()._fl_prepare(recorder)
+
+    def _fl_privileged_job(self, job: Job) -> Job:
+        privileged = super()._fl_privileged_job(job)
+        if privileged.wrapped is not None and os.geteuid() != 0:
+            # Only root's signals come to sudo and what it has started.
+            privileged = privileged._replace(signals=())
+        return privileged
 
     def _fl_command(self, job: Job, reason: str) -> NoReturn:
         """Leave what is not a module to core: its way is as short as the agent's."""
@@ -76,20 +92,10 @@ class Connection(AgentConnection, versions.StockLocal):  # type: ignore[misc]
         """Return the function that boots an agent the way core starts a local command."""
 
         def start(client: Client, place: agents.Place) -> int:
-            launched = boot.launcher([interpreter])
-            booted = boot.start_agent(
-                client,
-                place.key,
-                [_shell(), "-c", launched.command],
-                launched,
-                label=place.label,
-                deadline=time.monotonic() + self.fl_login_seconds(),
-                cwd=None if self.cwd is None else os.fsdecode(self.cwd),
-                alias=place.alias,
-                persist=place.persist,
-            )
-            run.current().booted(booted.context_id, transient=place.transient)
-            return booted.context_id
+            launched = boot.launcher([interpreter], "privileged" if place.privileged else "")
+            cwd = None if self.cwd is None else os.fsdecode(self.cwd)
+            with self._fl_dressed(place, launched) as (command, gate):
+                return self._fl_boot(client, place, [_shell(), "-c", command], launched, cwd=cwd, gate=gate)
 
         return start
 

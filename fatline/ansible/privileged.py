@@ -17,7 +17,7 @@ from ansible.errors import AnsibleError
 from ansible.utils.display import Display
 
 from fatline import boot, mux
-from fatline.ansible import agents, become, run, versions
+from fatline.ansible import agents, become, run, summary, versions
 from fatline.ansible.agents import Agent, Place
 from fatline.ansible.connection import AgentConnection, Fallback, Job, Link, Result
 from fatline.ansible.switches import disabled
@@ -69,6 +69,10 @@ class PrivilegedConnection(AgentConnection):
     def _fl_address(self) -> str:
         """Name the machine, whoever logs in to it."""
         raise NotImplementedError
+
+    def _fl_escalation(self, wrapped: become.Wrapped) -> become.Escalation | become.LocalEscalation:
+        """Say how the wrapped command comes to its success mark."""
+        return become.Escalation(self)
 
     def _fl_is_fatal(self, error: BaseException) -> bool:
         """Say whether a boot that failed in this way is the failure of the command it was for."""
@@ -154,6 +158,15 @@ class PrivilegedConnection(AgentConnection):
             (self._play_context.executable != become.SHELL, "another shell than /bin/sh"),
         )
         return next((words for matches, words in rows if matches), "")
+
+    def _fl_outcome(self, job: Job) -> Result | Exception:
+        """Run one command, or return why it has not been run."""
+        try:
+            self._fl_tell_verdict(job)
+            return super()._fl_outcome(job)
+        except Finished as finished:
+            self._fl_say(summary.STOCK, "become: the escalation failed", module=job.runs_module)
+            return finished.result
 
     def _fl_tell_verdict(self, job: Job) -> None:
         """Raise what has become of an escalation that core did not ask for yet: one attempt, one answer."""
@@ -258,9 +271,7 @@ class PrivilegedConnection(AgentConnection):
                     display.vvv(f"fatline: {count} agents of other accounts ended", host=self.fl_label())
 
     @contextlib.contextmanager
-    def _fl_dressed(
-        self, place: Place, launched: boot.Launcher
-    ) -> Iterator[tuple[str, become.Escalation | None]]:
+    def _fl_dressed(self, place: Place, launched: boot.Launcher) -> Iterator[tuple[str, boot.Gate | None]]:
         """Dress the launcher as the become plugin dresses a command, for the time of the boot."""
         recorder = become.recorder(self.become)
         if not place.privileged or recorder is None:
@@ -271,20 +282,23 @@ class PrivilegedConnection(AgentConnection):
         with recorder.wrapping(launched.command, self._shell) as wrapped:
             if not wrapped.success:
                 raise Fallback("become: the plugin has no success mark")
-            gate = become.Escalation(self)
+            gate = self._fl_escalation(wrapped)
             try:
                 yield become.shell_command(wrapped.text), gate
             except BootError as error:
                 _check_for_lockout(error, gate, wrapped)
                 raise
             except AnsibleError as error:
-                if gate.answered or gate.is_late:
+                if gate.is_final:
                     raise
-                # Nobody was authenticated: sudo asks for a password as well where it permits other commands.
-                raise BootError(place.label, boot.STAGE_READY, 0.0, reason=str(error)) from error
+                # sudo asks for a password as well where it permits other commands.
+                reason = str(error).partition("\n")[0]
+                raise BootError(place.label, boot.STAGE_READY, 0.0, reason=reason) from error
 
 
-def _check_for_lockout(error: BootError, gate: become.Escalation, wrapped: become.Wrapped) -> None:
+def _check_for_lockout(
+    error: BootError, gate: become.Escalation | become.LocalEscalation, wrapped: become.Wrapped
+) -> None:
     """Raise `Finished` where a second try could lock the account: a password was sent and no mark came.
 
     What the plugin's command said is then taken for what the genuine one would have said. Only words that
@@ -294,19 +308,3 @@ def _check_for_lockout(error: BootError, gate: become.Escalation, wrapped: becom
         return
     if wrapped.success.encode() not in error.stdout + error.stderr:
         raise Finished((error.rc, gate.output("stdout"), gate.output("stderr"))) from error
-
-
-@contextlib.contextmanager
-def owner_pidfd(place: Place) -> Iterator[int]:
-    """Open the process that an agent is to end with; -1 where it is to outlive it."""
-    if not place.owner:
-        yield -1
-        return
-    try:
-        descriptor = os.pidfd_open(place.owner)
-    except OSError as error:
-        raise Fallback(f"become: the run's main process cannot be watched: {error.strerror}") from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

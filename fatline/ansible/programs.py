@@ -15,16 +15,13 @@ import contextlib
 import os
 import shlex
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from fatline import boot, runs
-from fatline.ansible import agents, run, summary, surroundings, versions
+from fatline.ansible import agents, summary, surroundings
 from fatline.ansible.connection import AgentConnection, Fallback, Job, Link, Result, link_of_this_run
-from fatline.ansible.decide import Situation
-from fatline.ansible.switches import disabled
 from fatline.client import Client
 from fatline.errors import BootError
 
@@ -76,11 +73,11 @@ class ProgramConnection(AgentConnection):
         if not isinstance(cmd, str):
             # nsenter's own file transfer: not a command of core's.
             return self._fl_stock(cmd, in_data, sudoable)
-        try:
-            return self._fl_run(self._fl_job(cmd, in_data, sudoable))
-        except Fallback as fallback:
-            self._fl_say(summary.STOCK, str(fallback))
+        outcome = self._fl_outcome(self._fl_job(cmd, in_data, sudoable))
+        if isinstance(outcome, Exception):
+            self._fl_say(summary.STOCK, str(outcome), module=bool(in_data))
             return self._fl_stock(cmd, in_data, sudoable)
+        return outcome
 
     def _fl_stock(self, cmd: str, in_data: bytes | None, sudoable: bool) -> Result:
         if in_data and not self.fl_program.takes_input:
@@ -95,14 +92,7 @@ class ProgramConnection(AgentConnection):
 
     def _fl_job(self, cmd: str, in_data: bytes | None, sudoable: bool) -> Job:
         link = Link(b"") if self._fl_excluded() else self._fl_link()
-        situation = Situation(
-            disabled=disabled(),
-            windows=self._fl_windows(),
-            become=sudoable and versions.is_wrapped(self.become, cmd),
-            become_trouble="there are no privileged agents on this connection",
-            given_up=run.current().given_up(link.key) or link.trouble,
-            in_data=bool(in_data),
-        )
+        situation = self._fl_situation(link, cmd, in_data, sudoable)
         signals = surroundings.passed_on_signals() if self.fl_program.is_here else ()
         return Job(link, os.fsencode(cmd), in_data, situation, signals=signals)
 
@@ -140,21 +130,9 @@ class ProgramConnection(AgentConnection):
             # In the form that all of core's commands have: some plugins take it apart.
             line = self.fl_program.command_line(self, f"/bin/sh -c {shlex.quote(launched.command)}")
             try:
-                booted = boot.start_agent(
-                    client,
-                    place.key,
-                    line.argv,
-                    launched,
-                    label=place.label,
-                    deadline=time.monotonic() + self.fl_login_seconds(),
-                    env=line.env,
-                    alias=place.alias,
-                    persist=place.persist,
-                )
+                return self._fl_boot(client, place, line.argv, launched, env=line.env)
             finally:
                 line.afterwards()
-            run.current().booted(booted.context_id, transient=place.transient)
-            return booted.context_id
 
         return start
 

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import re
-import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ from fatline.ansible import agents, keys, payload, run, sshargs, summary, versio
 from fatline.ansible.agents import Place
 from fatline.ansible.connection import Fallback, Job, Link, Result
 from fatline.ansible.decide import Situation
-from fatline.ansible.privileged import Finished, PrivilegedConnection, owner_pidfd
+from fatline.ansible.privileged import PrivilegedConnection
 from fatline.ansible.sshargs import SshPlan
 from fatline.ansible.switches import disabled
 from fatline.client import Client, get_client
@@ -201,6 +200,7 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
         if isinstance(outcome, _SshFailed):
             versions.ssh_failed(self, cmd, outcome.result[0], outcome.result[2], job.core_pipelines)
             return outcome.result
+        assert isinstance(outcome, tuple)
         return self._fl_as_copied(plan, job, outcome)
 
     def _fl_as_copied(self, plan: SshPlan, job: Job, result: Result) -> Result:
@@ -219,20 +219,12 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
         closing = sshargs.closing_words(plan) or b""
         return rc, (stdout + stderr).replace(b"\n", b"\r\n"), closing
 
-    def _fl_outcome(self, job: Job) -> Result | Fallback | _SshFailed:
-        """Run one command, or return why it has not been run.
-
-        Not raised: from 2.19 on core tells what was being handled when an error was raised as its cause,
-        and what stock then raises has no cause.
-        """
+    def _fl_outcome(self, job: Job) -> Result | Exception:
+        """Run one command, or return why it has not been run; also that ssh itself has failed."""
         try:
-            self._fl_tell_verdict(job)
-            return self._fl_run(job)
-        except Finished as finished:
-            self._fl_say(summary.STOCK, "become: the escalation failed", module=job.runs_module)
-            return finished.result
-        except (Fallback, _SshFailed) as reason:
-            return reason
+            return super()._fl_outcome(job)
+        except _SshFailed as failed:
+            return failed
 
     def _fl_hold(self, plan: SshPlan) -> None:
         """Stay attached to the agent whose ssh carries a stock command, for as long as this process lives.
@@ -328,15 +320,12 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
         unknown: set[bytes] = set()
         while True:
             try:
-                context_id = self._fl_spawn(client, place, interpreter, extra, frozenset(unknown))
+                return self._fl_spawn(client, place, interpreter, extra, frozenset(unknown))
             except BootError as error:
                 option = sshargs.rejected_option(error.stderr)
                 if not option or option in unknown:
                     raise
                 unknown.add(option)
-                continue
-            run.current().booted(context_id, transient=place.transient)
-            return context_id
 
     def _fl_spawn(
         self,
@@ -353,7 +342,6 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
             with (
                 versions.own_sshpass_pipe(self),
                 self._fl_dressed(place, launched) as (command, gate),
-                owner_pidfd(place) as owner,
             ):
                 self._build_command(self.get_option("ssh_executable"), "ssh", self.host, command)
                 plan = self._fl_plan
@@ -361,22 +349,16 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
                     raise BootError(place.label, boot.STAGE_START, 0.0, reason="not a plain ssh command line")
                 argv = sshargs.agent_argv(plan, extra, unknown, rides=place.privileged)
                 with versions.password_channel(self) as channel:
-                    booted = boot.start_agent(
+                    return self._fl_boot(
                         client,
-                        place.key,
+                        place,
                         [*channel.prefix, *argv],
                         launched,
-                        label=place.label,
-                        deadline=time.monotonic() + self.fl_login_seconds(),
                         env=channel.environ,
                         pass_fds=channel.pass_fds,
                         new_session=channel.new_session,
-                        alias=place.alias,
-                        persist=place.persist,
-                        owner_pidfd=owner,
                         gate=gate,
                     )
-                    return booted.context_id
         finally:
             self._fl_plan = kept
 

@@ -12,11 +12,8 @@ import os
 import signal
 from collections.abc import Iterator
 
-# The run's main process ends such agents at its end. They bridge the gap between two tasks, and end by
-# themselves where nobody can end them: after kill -9, and behind the connection door, which has no main
-# process.
+# Such agents end with the run's main process. Until then they bridge the gap between two tasks.
 PERSIST = 15
-PERSIST_WITHOUT_END = 3
 
 
 def inherited(cwd: bytes | str | None = None) -> Iterator[bytes]:

@@ -17,8 +17,9 @@ Private names used, and why there is no public way:
     core's ways of handing a password to ssh (ansible fact 15).
 ``ssh.AnsibleControlPersistBrokenPipeError``, ``b_NOT_SSH_ERRORS``
     so that a failed boot is reported exactly as core reports a failed ssh.
-``ssh.Connection._examine_output``, ``_flags``
-    core's own reading of what a become plugin's command says before its success mark.
+``ssh.Connection._examine_output``, ``_flags``, ``local.Connection._ensure_become_success``
+    core's own reading of what a become plugin's command says before its success mark; the latter is there
+    from 2.19 on.
 ``C.config`` and ``_resolve_option_variables``, ``PlayContext``
     the origin of an option, the registration of options under a second name (ansible fact 22), and the
     recipe that core itself uses for ``meta: reset_connection`` to build a connection in the main process.
@@ -293,17 +294,36 @@ def becomes(connection: Any) -> bool:
     plugin = connection.become
     if plugin is None:
         return False
-    try:
-        login = connection.get_option("remote_user")
-    except KeyError:
-        login = connection._play_context.remote_user
+    login = remote_user(connection)
     target = plugin.get_option("become_user", playcontext=connection._play_context)
     return bool(C.BECOME_ALLOW_SAME_USER or target != login or not (target or login))
 
 
 def remote_user(connection: Any) -> str:
-    """Return the account that ssh logs in to, as far as core knows it; empty if ssh's configuration says."""
-    return str(connection.get_option("remote_user") or "")
+    """Return the account that commands run as, as far as core knows it; empty if ssh's configuration says."""
+    try:
+        user = connection.get_option("remote_user")
+    except KeyError:
+        user = connection._play_context.remote_user
+    return str(user or "")
+
+
+def local_become_trouble(connection: Any) -> str:
+    """Say why core cannot take an agent on this machine past its become plugin; empty if it can."""
+    if not hasattr(connection, "_ensure_become_success"):
+        return f"local connections of ansible-core {CORE_VERSION} have no way of their own past a prompt"
+    if not connection.get_option("become_strip_preamble"):
+        return "what it prints itself is to be seen"
+    return ""
+
+
+def ensure_become_success(connection: Any, process: Any) -> None:
+    """Let core wait for the success mark of a command on this machine, and answer its prompt.
+
+    :param process: has `stdin`, `stdout` and `stderr`, as a `subprocess.Popen`.
+    :raises AnsibleError: in core's words.
+    """
+    connection._ensure_become_success(process, None, True)
 
 
 def keeps_remote_files() -> bool:

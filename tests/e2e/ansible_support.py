@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shlex
 import subprocess
@@ -80,6 +81,8 @@ class Lab:
         """Environment variables of all runs."""
         self.seconds = RUN_SECONDS
         """How long one run may take."""
+        self.user = ""
+        """The account that runs ansible; empty for the tests' own."""
         self.write()
 
     def write(self) -> None:
@@ -110,13 +113,17 @@ class Lab:
             "ANSIBLE_TIMEOUT": "10",
             "FATLINE_SUMMARY": "1",
         }
+        if self.user:
+            # The tests' own directory for a mux is closed to it.
+            del kept["FATLINE_RUNTIME_DIR"]
+            kept |= {"HOME": pwd.getpwnam(self.user).pw_dir, "USER": self.user, "LOGNAME": self.user}
         return kept | self.settings | changes
 
     def start(self, arguments: Sequence[str], **changes: str) -> subprocess.Popen[str]:
         """Start an ansible program of the tests' own environment."""
         program = str(Path(sys.executable).with_name(arguments[0]))
         return subprocess.Popen(
-            [program, *arguments[1:]],
+            [*self._as_user(), program, *arguments[1:]],
             cwd=self.directory,
             env=self.environment(**changes),
             stdin=subprocess.DEVNULL,
@@ -124,6 +131,14 @@ class Lab:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def _as_user(self) -> list[str]:
+        """Return what runs a program as the account; it may read a Python that is in somebody else's home."""
+        if not self.user:
+            return []
+        group = str(pwd.getpwnam(self.user).pw_gid)
+        reads = [f"--{kind}-caps=+dac_read_search" for kind in ("inh", "ambient")]
+        return ["setpriv", f"--reuid={self.user}", f"--regid={group}", "--init-groups", *reads]
 
     def finish(self, process: subprocess.Popen[str], record: Path | None = None) -> Outcome:
         """Wait for a program that was started and read what it recorded."""

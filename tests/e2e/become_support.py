@@ -108,29 +108,32 @@ def processes_of(uid: int) -> list[int]:
     return found
 
 
-def agents_below(server_pid: int, login: int) -> list[int]:
-    """Return the agents of other accounts than the one logged in whose sessions a server serves."""
-    waiting, found = [server_pid], []
-    while waiting:
-        pid = waiting.pop()
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            line = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"NONCE=" in line and b"python" in line.split(b"\0")[0] and _uid_of(pid) != login:
-            # What it has forked looks the same.
-            found.append(pid)
-        else:
-            waiting += [int(child) for child in children]
-    return found
+def agents_by_sudo(login: str) -> list[int]:
+    """Return the agents that sudo has started for an account, wherever they are."""
+    found = {pid for pid in _pids() if _is_agent_by_sudo(pid, login.encode())}
+    # What an agent has forked looks the same.
+    return [pid for pid in found if _parent(pid) not in found]
 
 
-def _uid_of(pid: int) -> int | None:
+def _is_agent_by_sudo(pid: int, login: bytes) -> bool:
     try:
-        return Path(f"/proc/{pid}").stat().st_uid
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return None
+        return False
+    is_agent = b"python" in words[0] and any(b"NONCE=" in word for word in words)
+    return is_agent and b"SUDO_USER=" + login in environment
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
 
 
 def _uid(name: str) -> int | None:

@@ -58,6 +58,11 @@ def wait_gone(pids: Iterable[int], timeout: float = DEADLINE) -> None:
         wait_for(f"process {pid} to end: {command_line(pid)}", lambda pid=pid: not is_alive(pid), timeout)  # type: ignore[misc]
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process with one thread has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def command_line(pid: int) -> str:
     """What a process was started as; empty if it is gone."""
     try:
