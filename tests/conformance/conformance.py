@@ -345,6 +345,8 @@ exec "$@"
 # A controller with an ssh server, in a network of its own, where nobody else has taken the port.
 _ITS_OWN_HOST = """
 ip link set lo up
+# For sudo, which asks who it is and would wait for a name server.
+echo "127.0.1.1 $(hostname)" >>/etc/hosts
 mkdir -p -m 755 /run/sshd
 mkdir -p -m 700 /root/.ssh
 ssh-keygen -q -A
