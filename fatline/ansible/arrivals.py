@@ -10,6 +10,7 @@ lasts longer when none does; the looks themselves stay core's.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import threading
 import time
@@ -22,7 +23,10 @@ from ansible.plugins import strategy as stock_strategy
 LONGEST = 0.01
 """Seconds between two looks at the workers where no result arrives; more if the user has configured more."""
 
-_arrived = threading.Event()
+# Open when something has arrived; whoever waits for that takes it. Not an Event: a Ctrl-C in the main thread
+# could leave its inner lock taken for ever, and the results thread waiting for it.
+_arrived = threading.Lock()
+_arrived.acquire()
 
 
 class Results(collections.deque[Any]):
@@ -31,7 +35,8 @@ class Results(collections.deque[Any]):
     def append(self, result: Any) -> None:
         """Leave a result, and end the sleep of who waits for one."""
         super().append(result)
-        _arrived.set()
+        with contextlib.suppress(RuntimeError):  # somebody has opened it already
+            _arrived.release()
 
 
 def install() -> None:
@@ -61,6 +66,5 @@ def _sleep(seconds: float) -> None:
     if seconds != C.DEFAULT_INTERNAL_POLL_INTERVAL:
         time.sleep(seconds)
         return
-    _arrived.wait(max(seconds, LONGEST))
-    # Before core looks: what arrives from now on is either seen by that look or ends the next sleep.
-    _arrived.clear()
+    # Taken before core looks: what arrives from now on is seen by that look or ends the next sleep.
+    _arrived.acquire(timeout=max(seconds, LONGEST))
