@@ -15,6 +15,7 @@ import secrets
 import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -76,12 +77,13 @@ class Wire:
         """Close, then see the program off: SIGTERM, and SIGKILL if it stays. Its exit status, if known."""
         self.close()
         for signum in (signal.SIGTERM, signal.SIGKILL):
-            # Only a child that was not waited for yet surely still has its number.
-            if self.pid not in _children:
-                return None
-            with contextlib.suppress(PermissionError):
-                # sudo on this machine is somebody else's; it ends with its input.
-                os.kill(self.pid, signum)
+            # Only a child that was not waited for yet, by any thread, surely still has its number.
+            with _reaping:
+                if self.pid not in _children:
+                    return None
+                with contextlib.suppress(PermissionError):
+                    # sudo on this machine is somebody else's; it ends with its input.
+                    os.kill(self.pid, signum)
             status = reap(self.pid, END_SECONDS)
             if status is not None:
                 return status
@@ -273,14 +275,15 @@ def wire_options(ssh: str = "ssh") -> tuple[str, ...]:
 def reap(pid: int, timeout: float) -> int | None:
     """Wait for a program of this process to end; its exit status, or None if that is not known in time."""
     for _ in _attempts(timeout):
-        try:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            _children.discard(pid)
-            return None
-        if ended:
-            _children.discard(pid)
-            return os.waitstatus_to_exitcode(status)
+        with _reaping:
+            try:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                _children.discard(pid)
+                return None
+            if ended:
+                _children.discard(pid)
+                return os.waitstatus_to_exitcode(status)
     return None
 
 
@@ -466,6 +469,9 @@ class _Handshake:
 # wire, and a long-lived process should not collect zombies.
 _children: set[int] = set()
 
+# Held while a child is waited for or signalled: between the look and the signal no other thread reaps it.
+_reaping = threading.Lock()
+
 
 def _reap_ended() -> None:
     for pid in list(_children):
@@ -496,4 +502,11 @@ def _last_line(data: bytes | bytearray) -> str:
     return lines[-1].strip() if lines else ""
 
 
-os.register_at_fork(after_in_child=_children.clear)
+def _forget_children() -> None:
+    _children.clear()
+    _reaping.release()
+
+
+os.register_at_fork(
+    before=_reaping.acquire, after_in_parent=_reaping.release, after_in_child=_forget_children
+)

@@ -125,6 +125,14 @@ def _is_agent_by_sudo(pid: int, login: bytes) -> bool:
     return is_agent and b"SUDO_USER=" + login in environment
 
 
+def processes_above(pid: int) -> set[int]:
+    """Return the process that started this one, the one that started that, and so on."""
+    found = set()
+    while pid := _parent(pid):
+        found.add(pid)
+    return found
+
+
 def _parent(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -56,7 +56,7 @@ def test_what_travels_is_package_data(installed: dict[str, Path]) -> None:
 def test_the_agent_was_stripped_when_it_was_built(installed: dict[str, Path]) -> None:
     """Stripping takes longer than the rest of a boot, so an installation does not do it again."""
     assert installed["fatline/bootstrap/agent.z"].read_bytes() == bootstrap.make_agent()
-    assert installed["fatline/bootstrap/privileged.z"].read_bytes() == bootstrap.make_agent(privileged=True)
+    assert installed["fatline/bootstrap/privileged.z"].read_bytes() == bootstrap.make_agent("privileged")
     assert installed["fatline/bootstrap/stage.z"].read_bytes() == bootstrap.make_stage()
 
 
