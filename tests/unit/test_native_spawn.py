@@ -170,7 +170,10 @@ def test_standard_descriptors_may_be_any_numbers(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", script]
-    subprocess.run(command, check=True, env=environment, cwd=tmp_path, timeout=DEADLINE)
+    # With a standard input, or its first pipe would have that number.
+    subprocess.run(
+        command, check=True, env=environment, cwd=tmp_path, timeout=DEADLINE, stdin=subprocess.DEVNULL
+    )
 
 
 def test_signals_are_as_for_a_fresh_program() -> None:
