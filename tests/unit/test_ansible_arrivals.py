@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ def strategy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(base, "__init__", getattr(base.__init__, "__wrapped__", base.__init__))
     monkeypatch.setattr(arrivals, "LONGEST", FOR_EVER)
     arrivals.install()
+    # From 2.19 on core's manager keeps them from the programs that its process starts.
+    inherited = [fd for fd in range(3) if os.get_inheritable(fd)]
     loader = DataLoader()
     inventory = InventoryManager(loader=loader, sources=["localhost,"])
     manager = TaskQueueManager(inventory, VariableManager(loader, inventory), loader, {}, forks=1)
@@ -38,6 +41,8 @@ def strategy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield made
     made.cleanup()
     manager.cleanup()
+    for fd in inherited:
+        os.set_inheritable(fd, True)
 
 
 def core_sleeps() -> float:
