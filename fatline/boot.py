@@ -15,7 +15,6 @@ import secrets
 import select
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -78,7 +77,7 @@ class Wire:
         self.close()
         for signum in (signal.SIGTERM, signal.SIGKILL):
             # Only a child that was not waited for yet, by any thread, surely still has its number.
-            with _reaping:
+            with forks.prevented():
                 if self.pid not in _children:
                     return None
                 with contextlib.suppress(PermissionError):
@@ -275,7 +274,7 @@ def wire_options(ssh: str = "ssh") -> tuple[str, ...]:
 def reap(pid: int, timeout: float) -> int | None:
     """Wait for a program of this process to end; its exit status, or None if that is not known in time."""
     for _ in _attempts(timeout):
-        with _reaping:
+        with forks.prevented():
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
             except ChildProcessError:
@@ -469,9 +468,6 @@ class _Handshake:
 # wire, and a long-lived process should not collect zombies.
 _children: set[int] = set()
 
-# Held while a child is waited for or signalled: between the look and the signal no other thread reaps it.
-_reaping = threading.Lock()
-
 
 def _reap_ended() -> None:
     for pid in list(_children):
@@ -502,11 +498,4 @@ def _last_line(data: bytes | bytearray) -> str:
     return lines[-1].strip() if lines else ""
 
 
-def _forget_children() -> None:
-    _children.clear()
-    _reaping.release()
-
-
-os.register_at_fork(
-    before=_reaping.acquire, after_in_parent=_reaping.release, after_in_child=_forget_children
-)
+os.register_at_fork(after_in_child=_children.clear)

@@ -25,7 +25,11 @@ _lock = threading.RLock()
 
 @contextlib.contextmanager
 def prevented() -> Iterator[None]:
-    """No thread forks in here: for the moments in which something else makes descriptors."""
+    """Only one thread is in here, and none forks meanwhile.
+
+    For the moments in which something else makes descriptors, and for those between the look for a child and
+    the signal to it.
+    """
     with _lock:
         yield
 
