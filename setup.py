@@ -13,12 +13,14 @@ Environment switches::
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
@@ -108,16 +110,23 @@ def collection_packages() -> dict[str, str]:
     return packages
 
 
+@functools.cache
+def load_bootstrap() -> Any:
+    """Import what strips and compresses the agent, from beside this file."""
+    spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "bootstrap" / "__init__.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class BuildPackages(build_py):
     """Copies the packages, and adds what travels to a target in the form in which it travels."""
 
     def run(self) -> None:
         """Build as ever, then strip and compress the agent and the stage."""
         super().run()
-        spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "bootstrap" / "__init__.py")
-        assert spec is not None and spec.loader is not None
-        bootstrap = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(bootstrap)
+        bootstrap = load_bootstrap()
         for name, addition in bootstrap.KINDS.items():
             self.prepared(name).write_bytes(bootstrap.make_agent(addition))
         self.prepared("stage").write_bytes(bootstrap.make_stage())
@@ -128,7 +137,7 @@ class BuildPackages(build_py):
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         """List what is installed, what was prepared included."""
-        added = [str(self.prepared(name)) for name in ("agent", "privileged", "functions", "stage")]
+        added = [str(self.prepared(name)) for name in (*load_bootstrap().KINDS, "stage")]
         return [*super().get_outputs(include_bytecode), *added]
 
 
