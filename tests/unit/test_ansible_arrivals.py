@@ -30,6 +30,7 @@ def strategy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(stock_strategy, "time", time)
     monkeypatch.setattr(base, "__init__", getattr(base.__init__, "__wrapped__", base.__init__))
     monkeypatch.setattr(arrivals, "LONGEST", FOR_EVER)
+    arrivals._arrived.acquire(blocking=False)  # what an earlier test's last result left open
     arrivals.install()
     # From 2.19 on core's manager keeps them from the programs that its process starts.
     inherited = [fd for fd in range(3) if os.get_inheritable(fd)]
@@ -66,13 +67,15 @@ def test_a_result_that_came_before_the_sleep_ends_it_too(strategy: Any) -> None:
 
 def test_each_of_many_results_is_seen(strategy: Any) -> None:
     """Ten thousand, from another thread, without one sleep to its end: none arrives unseen."""
-    threading.Thread(target=lambda: [strategy._results.append(number) for number in range(10_000)]).start()
+    sender = threading.Thread(target=lambda: [strategy._results.append(number) for number in range(10_000)])
+    sender.start()
     seen: list[int] = []
     while len(seen) < 10_000:
         while strategy._results:
             seen.append(strategy._results.popleft())
         if len(seen) < 10_000:
             assert core_sleeps() < FOR_EVER / 2
+    sender.join(FOR_EVER)
     assert seen == list(range(10_000))
 
 
