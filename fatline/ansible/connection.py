@@ -22,7 +22,7 @@ from ansible.utils.display import Display
 from fatline import boot, files, runs
 from fatline.ansible import agents, become, keys, payload, run, summary, surroundings, versions
 from fatline.ansible.agents import Agent, Place
-from fatline.ansible.decide import Decision, Route, Situation, decide, is_startup_variable
+from fatline.ansible.decide import ARGUMENT_MAX, Decision, Route, Situation, decide, is_startup_variable
 from fatline.ansible.switches import disabled
 from fatline.client import Client, get_client
 from fatline.errors import BootError, Dead, FatlineError, Refused, RemoteError
@@ -229,7 +229,9 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
     def _fl_decide(self, job: Job) -> tuple[Decision, payload.Payload | None, payload.Command | None]:
         """Choose the way, and take the payload apart if it might run warm."""
         # As good as it can be, until it has been looked at.
-        situation = job.situation._replace(payload=True, command_shape=True)
+        situation = job.situation._replace(
+            payload=True, command_shape=True, too_long=len(job.command) > ARGUMENT_MAX
+        )
         decision = decide(situation)
         if decision.route is Route.STOCK or not job.in_data:
             return decision, None, None

@@ -7,8 +7,12 @@ place. Every decision carries its reason in words; `-vvv` and the summary show i
 
 from __future__ import annotations
 
+import os
 from enum import Enum
 from typing import NamedTuple
+
+# Linux takes no argument beyond 32 pages, its final NUL included (MAX_ARG_STRLEN in execve(2)).
+ARGUMENT_MAX = 32 * os.sysconf("SC_PAGESIZE") - 1
 
 
 class Route(Enum):
@@ -40,6 +44,8 @@ class Situation(NamedTuple):
     command_shape: bool = False
     startup_variables: tuple[str, ...] = ()
     wants_tty: bool = False
+    too_long: bool = False
+    """No program takes this command as an argument: stock fails on the controller, and says so."""
     given_up: str = ""
     """Why this host was given back to the stock plugin earlier in this process, in words."""
 
@@ -72,6 +78,7 @@ def _never(situation: Situation) -> str:
         (situation.become and not situation.in_data, "become: a command without input"),
         (situation.become and bool(situation.become_trouble), f"become: {situation.become_trouble}"),
         (situation.extra_ssh_arguments, "not a plain remote command"),
+        (situation.too_long, "a command beyond the limit of an argument"),
         (bool(situation.given_up), situation.given_up),
     )
     return next((reason for matches, reason in rows if matches), "")

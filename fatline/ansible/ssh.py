@@ -41,6 +41,10 @@ _CONTROL_PATH_MAX = 90
 # Where core begins to read what a module printed; what comes before is junk to it.
 _RESULT = re.compile(rb"^\s*[{\[]", re.MULTILINE)
 
+# Names that every sftp, scp and shell takes as they are. What each makes of others is its own affair, and
+# where one fails, core warns and tries the next.
+_PLAIN_NAME = re.compile(r"[\w ./@%+=:,-]*")
+
 _SSH_ERROR = 255
 _SSHPASS_ERRORS = range(1, 7)
 
@@ -403,6 +407,8 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
             if self.get_option("ssh_transfer_method") == "piped":
                 # The agent gives the modes that sftp and scp give; a pipe leaves them to the umask.
                 raise Fallback(f"file {sftp_action}, piped as the user wants it")
+            if not (_PLAIN_NAME.fullmatch(in_path) and _PLAIN_NAME.fullmatch(out_path)):
+                raise Fallback(f"file {sftp_action}, a name that sftp may not take as it is")
             self._fl_transfer(_link(self._fl_bare_plan()), sftp_action, in_path, out_path)
         except Fallback as refusal:
             return refusal

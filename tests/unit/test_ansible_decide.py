@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import get_type_hints
 
 import pytest
 
-from fatline.ansible.decide import Route, Situation, decide, is_startup_variable
+from fatline.ansible.decide import ARGUMENT_MAX, Route, Situation, decide, is_startup_variable
 
 PAYLOAD = Situation(in_data=True, payload=True, command_shape=True)
 
@@ -24,6 +26,7 @@ def test_a_recognised_payload_runs_warm() -> None:
         ("windows", True, "Windows"),
         ("user_tty", True, "terminal"),
         ("extra_ssh_arguments", True, "remote command"),
+        ("too_long", True, "limit of an argument"),
         ("given_up", "no Python there", "no Python there"),
     ],
 )
@@ -34,6 +37,13 @@ def test_what_no_agent_may_see_is_left_to_stock(
     decision = decide(situation._replace(**{field: value}))
     assert decision.route is Route.STOCK
     assert word in decision.reason
+
+
+@pytest.mark.skipif(os.uname().sysname != "Linux", reason="the limit is Linux's")
+def test_the_longest_argument_is_the_longest_that_a_program_takes() -> None:
+    assert subprocess.run(["/bin/true", "x" * ARGUMENT_MAX], check=False).returncode == 0
+    with pytest.raises(OSError, match="Argument list too long"):
+        subprocess.run(["/bin/true", "x" * (ARGUMENT_MAX + 1)], check=False)
 
 
 def test_a_privileged_payload_runs_warm_where_an_agent_may_serve_it() -> None:
