@@ -84,7 +84,8 @@ class Job(NamedTuple):
     @property
     def runs_module(self) -> bool:
         """Whether a module is run: one that is the command's input, or a file that was copied before."""
-        return bool(self.in_data) or payload.runs_file(self.plain_command)
+        command = self.plain_command
+        return payload.runs_file(command) or bool(self.in_data and not payload.fills_file(command))
 
     @property
     def plain_command(self) -> str:

@@ -385,5 +385,10 @@ def runs_file(cmd: str) -> bool:
     return bool(_FILE_RUN.search(cmd)) and not any(f"'{word}" in cmd for word in preparations)
 
 
+def fills_file(cmd: str) -> bool:
+    """Say whether a command writes its input to a file: core copies files through a pipe with it."""
+    return cmd.startswith("dd of=")
+
+
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")

@@ -289,3 +289,16 @@ def test_environment_may_be_any_bytes() -> None:
     line = os.fsdecode(b"/bin/sh -c 'FOO='\"'\"'\xff'\"'\"' /usr/bin/python3'")
     command = payload.parse_command(line)
     assert command is not None and command.env == {b"FOO": b"\xff"}
+
+
+@pytest.mark.parametrize(
+    ("line", "runs", "fills"),
+    [
+        ("/bin/sh -c 'python3 /root/.ansible/tmp/ansible-tmp-1-2-3/AnsiballZ_ping.py'", True, False),
+        ("/bin/sh -c 'chmod u+x /root/.ansible/tmp/ansible-tmp-1-2-3/AnsiballZ_ping.py'", False, False),
+        ("/bin/sh -c /usr/bin/python3", False, False),
+        ("dd of=/root/.ansible/tmp/ansible-tmp-1-2-3/.source bs=65536", False, True),
+    ],
+)
+def test_what_is_done_with_files_of_core(line: str, runs: bool, fills: bool) -> None:
+    assert (payload.runs_file(line), payload.fills_file(line)) == (runs, fills)
