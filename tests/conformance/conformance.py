@@ -52,6 +52,9 @@ CONFIGURATIONS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "callback": ({"ANSIBLE_CALLBACKS_ENABLED": "fatline.core.fatline"}, {}),
 }
 
+# Targets that say nothing of ssh, and look on the controller for what is on the host.
+_SHARES_FILES = ("template",)
+
 # Pythons that run the controllers of a release series; the newest releases want new ones.
 _SERIES = {core.name: core for core in cores.CORES.values() if core.requirement}
 
@@ -124,7 +127,7 @@ class Tree:
 
     def is_its_own_host(self, target: str) -> bool:
         """Whether its inventory names localhost and 127.0.0.x over ssh, with the controller's own Python."""
-        return "needs/ssh" in self.aliases(target)
+        return "needs/ssh" in self.aliases(target) or target in _SHARES_FILES
 
     def aliases(self, target: str) -> list[str]:
         """What the target's author says about it."""
@@ -244,6 +247,7 @@ class Runner:
             "JUNIT_OUTPUT_DIR": str(results),
             "INVENTORY_PATH": str(integration / "inventory"),
             **({} if self._tree.script(target) else {"ANSIBLE_ROLES_PATH": str(integration / "targets")}),
+            **dict(_settings(self._tree.aliases(target))),
             **environment,
         }
         if self._tree.is_its_own_host(target):
@@ -347,6 +351,13 @@ _ITS_OWN_HOST = """
 ip link set lo up
 # For sudo, which asks who it is and would wait for a name server.
 echo "127.0.1.1 $(hostname)" >>/etc/hosts
+# An address that never answers, as delegate_to expects of it.
+if ip link add silence type bridge; then
+    ip link set silence arp off
+    ip address add 192.0.2.1/32 dev silence
+    ip link set silence up
+    ip route add 4.2.2.2 dev silence
+fi
 mkdir -p -m 755 /run/sshd
 mkdir -p -m 700 /root/.ssh
 ssh-keygen -q -A
@@ -403,6 +414,14 @@ def _setups(aliases: Sequence[str]) -> Iterator[str]:
         kind, _, name = alias.rpartition("/")
         if kind in ("setup/once", "setup/always"):
             yield name
+
+
+def _settings(aliases: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Environment variables that a target asks for."""
+    for alias in aliases:
+        if alias.startswith("env/set/"):
+            name, _, value = alias.removeprefix("env/set/").partition("/")
+            yield name, value
 
 
 def _write_inventory(path: Path, variables: dict[str, str | int]) -> None:
