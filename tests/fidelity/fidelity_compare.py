@@ -41,6 +41,7 @@ TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"\bj?[0-9]{9,}\.[0-9]{1,7}\b|\bj[0-9]{9,12}\b", "JOB", "async job ids: random number and pid"),
     (r"/home/control/\.ansible/tmp/[^\s\"'/]+(/tmp\w{8})?", "LOCAL-TMP", "random letters"),
     (r"/(tmp|ansible)[0-9a-z_]{8}\b", r"/\1N", "random letters"),
+    (r"/(pymp|listener)-[0-9a-z_]{8}\b", r"/\1-N", "random letters: what 2.22 leaves when it is killed"),
     (r"\.ansible_tmp[0-9a-z_]{8}", ".ansible_tmpN", "random letters"),
     (r"\.[0-9]+\.\d{4}-\d\d-\d\d@\d\d:\d\d:\d\d~", ".BACKUP", "pid and time in names of backups"),
     (r"(^|/)\.[0-9a-z_]{8}$", r"\1.N", "random letters: the local file that `copy` makes of its content"),
@@ -48,7 +49,7 @@ TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"/dev/pts/\d+", "/dev/pts/N", "which terminals are free"),
     (r"(?m)^ASYNC POLL on .*\n", "", "how often a job is asked is a matter of time"),
     (
-        r"^(\d+) (/bin/sh -c /usr/bin/python3 && sleep 0|/usr/bin/python3( -c import sys;sys\.path\[.*)?)$",
+        r"^(\d+) (/bin/sh -c /usr/bin/python3( && sleep 0)?|/usr/bin/python3( -c import sys;sys\.path\[.*)?)$",
         r"\1 MODULE",
         "a warm module's two processes have the command line of the agent that they are forks of",
     ),

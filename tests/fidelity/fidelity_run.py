@@ -119,7 +119,9 @@ class Bench:
             for _ in range(case.runs):
                 self._play(world, case, variant, seen)
             self._end_transport(world)
-            seen.processes = world.settle((*_TRANSPORT, *case.awaited))
+            # Workers of a run that was killed end when they notice that ssh has ended.
+            workers = str(self._controller.bin)
+            seen.processes = world.settle((*_TRANSPORT, workers, *case.awaited))
             seen.tree = world.tree()
         return seen
 
