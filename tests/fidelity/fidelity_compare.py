@@ -49,7 +49,7 @@ TEXTS: tuple[tuple[str, str, str], ...] = (
     (r"/dev/pts/\d+", "/dev/pts/N", "which terminals are free"),
     (r"(?m)^ASYNC POLL on .*\n", "", "how often a job is asked is a matter of time"),
     (
-        r"^(\d+) (/bin/sh -c /usr/bin/python3( && sleep 0)?|/usr/bin/python3( -c import sys;sys\.path\[.*)?)$",
+        r"^(\d+) (/bin/sh -c )?/usr/bin/python3( && sleep 0| -c import sys;sys\.path\[.*)?$",
         r"\1 MODULE",
         "a warm module's two processes have the command line of the agent that they are forks of",
     ),
