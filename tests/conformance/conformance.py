@@ -55,6 +55,9 @@ CONFIGURATIONS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 # Targets that say nothing of ssh, and look on the controller for what is on the host.
 _SHARES_FILES = ("template",)
 
+# Targets that take testhost for the controller without a wire, as ansible-core's own test runner has it.
+_WITHOUT_A_WIRE = ("connection_local", "connection_remote_is_local", "no_log", "preflight_encoding")
+
 # Pythons that run the controllers of a release series; the newest releases want new ones.
 _SERIES = {core.name: core for core in cores.CORES.values() if core.requirement}
 
@@ -128,6 +131,10 @@ class Tree:
     def is_its_own_host(self, target: str) -> bool:
         """Whether its inventory names localhost and 127.0.0.x over ssh, with the controller's own Python."""
         return "needs/ssh" in self.aliases(target) or target in _SHARES_FILES
+
+    def is_local(self, target: str) -> bool:
+        """Whether its testhost is the controller over the local connection, with its own Python."""
+        return target in _WITHOUT_A_WIRE
 
     def aliases(self, target: str) -> list[str]:
         """What the target's author says about it."""
@@ -205,11 +212,12 @@ class Runner:
         environment, variables = CONFIGURATIONS[configuration]
         inventory = tree / "test" / "integration" / "inventory"
         way = {**host.variables("root"), "ansible_python_interpreter": "/usr/bin/python3"}
+        own = {"ansible_python_interpreter": str(self._controller.bin / "python")}
         if self._tree.is_its_own_host(target):
-            way = {
-                "ansible_host": "localhost",
-                "ansible_python_interpreter": str(self._controller.bin / "python"),
-            }
+            way = {**own, "ansible_host": "localhost"}
+        elif self._tree.is_local(target):
+            way = {**own, "ansible_connection": "local"}
+            variables = {name: value.replace(".ssh", ".local") for name, value in variables.items()}
         _write_inventory(inventory, {**way, "ansible_pipelining": "yes", **variables})
         log = self._logs / f"{target}-{configuration}.log"
         begun = time.monotonic()
@@ -252,6 +260,8 @@ class Runner:
         }
         if self._tree.is_its_own_host(target):
             program = ["unshare", "--net", "/bin/sh", "-ec", _ITS_OWN_HOST, "controller", *program]
+        elif self._tree.is_local(target):
+            program = ["/bin/sh", "-ec", _WITHOUT_SSH, "controller", *program]
         prepared = ["/bin/sh", "-ec", _CONTROLLER, "controller", *program]
         command = cores.in_root(Path("/"), prepared, [self._directory], overlay=True)
         self._process = process = subprocess.Popen(
@@ -346,8 +356,29 @@ fi
 exec "$@"
 """
 
+# Other users of the controller run and read what belongs to this one.
+_READABLE = """
+for place in "$(command -v python)" "$(readlink -f "$(command -v python)")" "$PWD"; do
+    while [ "$place" != / ]; do
+        place=$(dirname "$place")
+        chmod a+x "$place"
+    done
+done
+"""
+
+# A controller that is testhost without a wire. preflight_encoding wants a second locale.
+_WITHOUT_SSH = (
+    _READABLE
+    + """
+[ ! -d /usr/share/i18n/locales ] || localedef -i en_US -f UTF-8 en_US.UTF-8
+exec "$@"
+"""
+)
+
 # A controller with an ssh server, in a network of its own, where nobody else has taken the port.
-_ITS_OWN_HOST = """
+_ITS_OWN_HOST = (
+    _READABLE
+    + """
 ip link set lo up
 # For sudo, which asks who it is and would wait for a name server.
 echo "127.0.1.1 $(hostname)" >>/etc/hosts
@@ -364,16 +395,10 @@ ssh-keygen -q -A
 rm -f /root/.ssh/id_rsa
 ssh-keygen -q -t rsa -N '' -f /root/.ssh/id_rsa
 cp /root/.ssh/id_rsa.pub /root/.ssh/authorized_keys
-for place in "$(command -v python)" "$(readlink -f "$(command -v python)")" "$PWD"; do
-    # Other users run and read what belongs to this one.
-    while [ "$place" != / ]; do
-        place=$(dirname "$place")
-        chmod a+x "$place"
-    done
-done
 /usr/sbin/sshd
 exec "$@"
 """
+)
 
 # What ansible-core's own test runner sets, as far as targets rely on it.
 _ENVIRONMENT = {
