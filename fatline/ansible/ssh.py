@@ -11,8 +11,11 @@ import contextlib
 import functools
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any, NoReturn
+
+from ansible.utils.display import Display
 
 from fatline import boot, mux, runs
 from fatline.ansible import agents, keys, payload, run, sshargs, summary, versions
@@ -24,6 +27,8 @@ from fatline.ansible.sshargs import SshPlan
 from fatline.ansible.switches import disabled
 from fatline.client import Client, get_client
 from fatline.errors import BootError, FatlineError
+
+display = Display()
 
 # Beyond ssh's own ConnectTimeout: name resolution, a slow login, the start of Python.
 _LOGIN_SECONDS = 60
@@ -200,12 +205,19 @@ class Connection(PrivilegedConnection, versions.StockConnection):  # type: ignor
             self._fl_hold(plan)
             result = self._fl_stock(cmd, in_data, sudoable, checkrc)
             return result if self._fl_is_sshpass_status(result[0]) else self._fl_as_copied(plan, job, result)
+        self._fl_tell_command(cmd)
         versions.close_sshpass_pipe(self)
         if isinstance(outcome, _SshFailed):
             versions.ssh_failed(self, cmd, outcome.result[0], outcome.result[2], job.core_pipelines)
             return outcome.result
         assert isinstance(outcome, tuple)
         return self._fl_as_copied(plan, job, outcome)
+
+    def _fl_tell_command(self, cmd: list[bytes]) -> None:
+        """Tell at -vvv, in core's words, what core asked for: people and programs look for it there."""
+        if display.verbosity >= 3:
+            words = " ".join(shlex.quote(os.fsdecode(word)) for word in cmd)
+            display.vvv(f"SSH: EXEC {words}", host=self.host)
 
     def _fl_as_copied(self, plan: SshPlan, job: Job, result: Result) -> Result:
         """Return what is no module's result as core would have got it without pipelining.

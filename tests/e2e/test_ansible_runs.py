@@ -154,6 +154,20 @@ def test_each_command_has_one_line_at_vvv(lab: Lab) -> None:
     assert re.findall(r"fatline: (\w+): ([^\n]+)", outcome.output) == [("warm", "modules held by the agent")]
 
 
+@pytest.mark.parametrize("pipelining", ["True", "False"])
+def test_the_ssh_command_is_told_at_vvv_whoever_runs_it(lab: Lab, pipelining: str) -> None:
+    """ansible-core's own target `shell` reads there how the command line was built."""
+    told = []
+    for door in ("stock", "strategy"):
+        outcome = lab.adhoc("one", "-m", "ping", "-vvv", door=door, ANSIBLE_PIPELINING=pipelining)
+        assert outcome.rc == 0, outcome.output
+        lines = re.findall(r"SSH: EXEC .*", outcome.output)
+        # The socket is each one's own, and so is the name of a temporary directory.
+        told.append([re.sub(r'ControlPath="[^"]+"|ansible-(tmp|local)-[\w.-]+', "", line) for line in lines])
+    expected, got = told
+    assert expected and got == expected
+
+
 def test_what_ran_warm_is_not_told_without_v(lab: Lab) -> None:
     outcome = lab.adhoc("one", "-m", "ping", FATLINE_SUMMARY="0")
     assert "fatline" not in outcome.output
