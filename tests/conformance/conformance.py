@@ -56,7 +56,15 @@ CONFIGURATIONS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 _SHARES_FILES = ("template",)
 
 # Targets that take testhost for the controller without a wire, as ansible-core's own test runner has it.
-_WITHOUT_A_WIRE = ("connection_local", "connection_remote_is_local", "no_log", "preflight_encoding")
+_WITHOUT_A_WIRE = (
+    "argspec",
+    "connection_local",
+    "connection_remote_is_local",
+    "gather_facts-errors",
+    "no_log",
+    "preflight_encoding",
+    "python_module_rlimit_nofile",
+)
 
 # Pythons that run the controllers of a release series; the newest releases want new ones.
 _SERIES = {core.name: core for core in cores.CORES.values() if core.requirement}
@@ -253,6 +261,7 @@ class Runner:
             "ANSIBLE_PLAYBOOK_DIR": str(folder),
             "OUTPUT_DIR": str(results),
             "JUNIT_OUTPUT_DIR": str(results),
+            "JUNIT_TASK_RELATIVE_PATH": str(tree),
             "INVENTORY_PATH": str(integration / "inventory"),
             **({} if self._tree.script(target) else {"ANSIBLE_ROLES_PATH": str(integration / "targets")}),
             **dict(_settings(self._tree.aliases(target))),
