@@ -17,7 +17,9 @@ from ansible.utils.display import Display
 import fatline
 from fatline.ansible import (
     ahead,
+    archives,
     arrivals,
+    defaults,
     imports,
     keys,
     keywords,
@@ -111,8 +113,10 @@ def _map_connections() -> None:
 def _spare_the_workers() -> None:
     """Do once what every forked worker would do again: imports, and names that stay the same."""
     parsers.install()
+    defaults.install()
     versions.preload()
     imports.install().refresh()
+    archives.install()
     templates.install()
     keywords.install()
     keys.control_path(b"")

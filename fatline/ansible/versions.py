@@ -140,6 +140,7 @@ def preload() -> None:
         connection = connection_loader.get("ssh", PlayContext(), os.devnull)
         connection.set_options(var_options={})
         connection.is_pipelining_enabled()
+        connection._shell.set_options(var_options={})
 
 
 # ---- options ----------------------------------------------------------------------------------------
