@@ -17,6 +17,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from fatline import mux
 from fatline.errors import FatlineError
@@ -117,29 +118,49 @@ def stable_arguments(arguments: Sequence[bytes], scratch: str | None = None) -> 
     return kept
 
 
-def sent_environment(arguments: Sequence[bytes], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that ssh may send: the usual ones and those that the arguments name."""
-    patterns = tuple(_send_env_patterns(arguments))
-    return {
-        name: environ[name]
-        for name in sorted(environ)
-        if name.startswith(_SENT_BY_DEFAULT) or any(fnmatch.fnmatchcase(name, p) for p in patterns)
-    }
+class _Settings(NamedTuple):
+    """What ssh's arguments say, whatever else is the case."""
+
+    stable: Sequence[bytes]
+    sent: Sequence[str]
+    """Patterns of the variables that it may send, besides the usual ones."""
+    files: Sequence[str]
+    """Its configuration files."""
+
+
+@functools.lru_cache(256)
+def _settings(arguments: tuple[bytes, ...], scratch: str | None) -> _Settings:
+    """Read arguments, which are the same for every command of a host."""
+    return _Settings(
+        stable_arguments(arguments, scratch),
+        list(_send_env_patterns(arguments)),
+        _configuration_files(arguments),
+    )
 
 
 def _parts(
     arguments: Sequence[bytes], host: str, environ: Mapping[str, str], scratch: str | None
 ) -> Iterator[bytes]:
-    yield from stable_arguments(arguments, scratch)
+    settings = _settings(tuple(arguments), scratch)
+    yield from settings.stable
     yield os.fsencode(host)
-    for name, value in sent_environment(arguments, environ).items():
-        yield os.fsencode(f"{name}={value}")
+    for name in _sent_environment(settings.sent, environ):
+        yield os.fsencode(f"{name}={environ[name]}")
     for name in ("HOME", "KRB5CCNAME"):
         yield os.fsencode(environ.get(name, ""))
     # Its time as well: the number of a socket that is gone is soon given to another.
     yield _identity(environ.get("SSH_AUTH_SOCK", ""), ("st_dev", "st_ino", "st_ctime_ns"))
-    for path in _configuration_files(arguments):
+    for path in settings.files:
         yield _identity(os.path.expanduser(path), _CONFIGURATION_FIELDS)
+
+
+def _sent_environment(patterns: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the variables that ssh may send."""
+    return sorted(
+        name
+        for name in environ
+        if name.startswith(_SENT_BY_DEFAULT) or any(fnmatch.fnmatchcase(name, p) for p in patterns)
+    )
 
 
 def _configuration_files(arguments: Sequence[bytes]) -> Sequence[str]:

@@ -13,6 +13,7 @@ The zip is taken apart by `fatline.ansible.zips`.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import re
 import shlex
@@ -75,7 +76,7 @@ class Payload(NamedTuple):
     """Every blob that the run needs, the manifest too. Payloads of one zip share it: not to be changed."""
 
     def exec_body(
-        self, interpreter: str, env: dict[bytes, bytes], *, chained: bool = False
+        self, interpreter: str, env: Mapping[bytes, bytes], *, chained: bool = False
     ) -> dict[str, Any]:
         """Return the EXEC body of docs/protocol.md; the parameters travel as the run's stdin."""
         body: dict[str, Any] = {
@@ -103,7 +104,8 @@ class Command(NamedTuple):
     """A remote command that runs an interpreter on its stdin, taken apart."""
 
     interpreter: str
-    env: dict[bytes, bytes]
+    env: Mapping[bytes, bytes]
+    """Shared by all who ask for the same command: not to be changed."""
     suffix: str
     """What stands behind the interpreter: nothing, or the ``&& sleep 0`` of pipelining before 2.22."""
 
@@ -140,8 +142,7 @@ def parse(in_data: bytes, warmable: Warmable, shared: Path | None = None) -> Pay
     which its processes tell each other what they have seen of a zip.
     """
     try:
-        old = b"\n    ANSIBALLZ_PARAMS = " in in_data
-        values = _parse_old(in_data) if old else _parse_new(in_data)
+        values = _parse_new(in_data) if _CALL in in_data else _parse_old(in_data)
         return _payload(values, zips.read(values.zip_text, warmable, shared))
     except (_Unknown, zips.Unreadable, ValueError, SyntaxError, UnicodeError, RecursionError):
         return None
@@ -212,15 +213,21 @@ _FQN = re.compile(r"\w+(\.\w+)*")
 
 def _cut(data: bytes, places: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, list[bytes]]:
     """Split data into its values and the digest of everything else."""
-    rest, values, at = hashlib.sha256(), [], 0
+    rest, values, at = [], [], 0
     for before, after in places:
         start = data.index(before, at) + len(before)
         end = data.index(after, start)
-        rest.update(data[at:start] + b"\0")
+        rest.append(data[at:start])
         values.append(data[start:end])
         at = end
-    rest.update(data[at:])
-    return rest.digest(), values
+    rest.append(data[at:])
+    return _digest(tuple(rest)), values
+
+
+@functools.lru_cache(16)
+def _digest(rest: tuple[bytes, ...]) -> bytes:
+    """Return the digest of a wrapper without its values: of the same one in every item of a loop."""
+    return hashlib.sha256(b"\0".join(rest)).digest()
 
 
 _lines_cache: dict[tuple[bytes, int], tuple[int, ...]] = {}
@@ -288,8 +295,11 @@ def _new_keys(in_data: bytes) -> list[bytes]:
 
 def new_places(in_data: bytes) -> list[tuple[bytes, bytes]]:
     """Return where the values of a payload of 2.19 or later stand, as _cut() wants it."""
-    first, *others = _new_keys(in_data)
-    return [(b"", b"\n"), (_CALL + first + b"=", b",\n"), *((b",\n" + key + b"=", b",\n") for key in others)]
+    first, *others, last = _new_keys(in_data)
+    shebang, call = (b"", b"\n"), (_CALL + first + b"=", b",\n")
+    # The zip is long, and a longer text behind it is found faster.
+    archive = (b",\n" + last + b"=", b",\n)\n")
+    return [shebang, call, *((b",\n" + key + b"=", b",\n") for key in others), archive]
 
 
 def _payload(values: _Values, archive: zips.Zip) -> Payload:
@@ -345,6 +355,7 @@ _INTERPRETER = re.compile(r"[A-Za-z0-9_./+-]+")
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=(.*)", re.DOTALL)
 
 
+@functools.lru_cache(64)
 def parse_command(cmd: str) -> Command | None:
     """Take apart the remote command of a pipelined module (ansible fact 2); None for any other shape.
 

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 _RECORD_MAX = 2048
@@ -24,6 +25,7 @@ class AppendLog:
     def __init__(self) -> None:
         """Open the file; call it before the first fork."""
         self._fd = _unnamed_file()
+        self._read: tuple[int, list[Any]] = 0, []
         fcntl.fcntl(self._fd, fcntl.F_SETFL, os.O_APPEND)
 
     def append(self, record: Any) -> None:
@@ -36,10 +38,17 @@ class AppendLog:
         except OSError:
             return
 
-    def records(self) -> list[Any]:
+    def records(self) -> Sequence[Any]:
         """Return all records so far, oldest first."""
+        begin, known = self._read
         size = os.fstat(self._fd).st_size
-        return [json.loads(line) for line in os.pread(self._fd, size, 0).splitlines()]
+        if size > begin:
+            new = os.pread(self._fd, size - begin, begin)
+            # The writer of the last one may have got half-way: a page at a time becomes visible.
+            end = new.rfind(b"\n") + 1
+            known = known + [json.loads(line) for line in new[:end].splitlines()]
+            self._read = begin + end, known
+        return known
 
     def close(self) -> None:
         """Forget the records, as far as this process is concerned."""

@@ -58,3 +58,20 @@ def test_a_record_that_is_too_long_is_left_out_whole() -> None:
     log.append("short")
     assert log.records() == ["short"]
     log.close()
+
+
+def test_records_are_read_once_and_whole() -> None:
+    """What others have added since is added; a record that is half there is left for the next time."""
+    log = AppendLog()
+    log.append(["a", 1])
+    assert list(log.records()) == [["a", 1]]
+    pid = os.fork()
+    if pid == 0:
+        log.append("from a fork")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.write(log._fd, b'["ha')
+    assert list(log.records()) == [["a", 1], "from a fork"]
+    os.write(log._fd, b'lf"]\n')
+    assert list(log.records()) == [["a", 1], "from a fork", ["half"]]
+    assert log.records() is log.records()
