@@ -109,6 +109,8 @@ def _connect_all(play: Any, play_context: Any, hosts: Sequence[Any]) -> None:
     first = None if versions.gathers_facts(play) else versions.first_task(play)
     begins_with_loop = first is not None and first.loops
     with ThreadPoolExecutor(LOGINS_AT_A_TIME) as pool:
+        # The mux starts while the first connection is built.
+        pool.submit(get_client)
         for number, host in enumerate(hosts):
             if refused.is_set() or os.getppid() != main_pid:
                 return
