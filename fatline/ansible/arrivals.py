@@ -20,7 +20,7 @@ from typing import Any
 from ansible import constants as C
 from ansible.plugins import strategy as stock_strategy
 
-LONGEST = 0.01
+LONGEST = 0.05
 """Seconds between two looks at the workers where no result arrives; more if the user has configured more."""
 
 # Open when something has arrived; whoever waits for that takes it. Not an Event: a Ctrl-C in the main thread
