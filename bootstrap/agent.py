@@ -1453,6 +1453,7 @@ class Warm(object):
         self.running = {}
         self.mentions = {}
         self.plans = {}
+        self.settled = None
         self.elsewhere = [path for path in sys.path if path and os.path.isdir(os.path.join(path, 'ansible'))]
 
     def code(self, entry):
@@ -1503,8 +1504,12 @@ class Warm(object):
     def plan(self, manifest, main, profile):
         """(plan, whether it is new): how a child makes the warm modules its own."""
         key = (manifest.name, main)
-        if key in self.plans:
-            return self.plans[key], False
+        plan = self.plans.get(key)
+        if self.settled is not None and self.settled is not plan:
+            self.settled.unsettle()
+            self.settled = None
+        if plan is not None:
+            return plan, False
         self.warm(manifest, main, profile)
         if len(self.plans) >= self.PLANS_MAX:
             self.plans.clear()
@@ -1770,6 +1775,10 @@ def as_zipimport_leaves_it(module):
         module.__dict__.pop('__cached__', None)
 
 
+# What says of a module where it is from.
+ORIGIN = ('__file__', '__path__', '__cached__', '__loader__', '__spec__')
+
+
 class Plan(object):
     """What a child does to the parent's modules before it runs one payload; made once, used per fork."""
 
@@ -1789,6 +1798,46 @@ class Plan(object):
         self.functions = ()
         if fix_filename is None:
             self.functions = functions_of_archive()
+        self.settled = None
+        self.origins = []
+
+    def settle(self, archive, places):
+        """In the parent: do now, once, what every child would do to a fifth of its memory. It can be undone.
+
+        The kept modules get the origin that the zips of the next runs will have, if they find its path free.
+        """
+        self.origins = []
+        for entry in self.keep:
+            names = sys.modules[entry.module].__dict__
+            self.origins.append((names, dict([(name, names[name]) for name in ORIGIN if name in names])))
+        self.importers = self.importers_of(archive, places)
+        self.move(archive, ARCHIVE)
+        self.settled = archive
+
+    def unsettle(self):
+        import zipimport
+        del zipimport._zip_directory_cache[self.settled]
+        self.settled = None
+        for names, origin in self.origins:
+            names.update(origin)
+        for entry in self.keep:
+            fix_filename(self.running[entry.module], ARCHIVE + '/' + entry.path)
+
+    def importers_of(self, archive, places):
+        """The importer of each directory in the zip."""
+        import zipimport
+        files = zipimport._zip_directory_cache[archive] = listing(archive, places)
+        importers = {'': new_importer(importer_class(zipimport, self), archive, files)}
+        for directory in self.directories:
+            if directory:
+                importers[directory] = importers[''].within(archive, directory)
+        return importers
+
+    def move(self, archive, before):
+        for entry in self.keep:
+            rebind(sys.modules[entry.module], entry, archive, self.importers, before)
+            if fix_filename is not None:
+                fix_filename(self.running[entry.module], archive + '/' + entry.path)
 
     def apply(self, archive, places, before):
         """In the child: this zip becomes the origin of what is kept, everything else is gone.
@@ -1796,38 +1845,34 @@ class Plan(object):
         before is what stands for the zip's path until now.
         """
         import zipimport
-        files = zipimport._zip_directory_cache[archive] = listing(archive, places)
-        PayloadImporter = importer_class(zipimport, self)
-        first = new_importer(PayloadImporter, archive, files)
-        importers = {'': first}
-        sys.path_importer_cache[archive] = first
-        for directory in self.directories:
-            if directory:
-                importers[directory] = first.within(archive, directory)
-                sys.path_importer_cache[archive + '/' + directory] = importers[directory]
+        if self.settled != archive:
+            zipimport._zip_directory_cache.pop(self.settled, None)
+            self.importers = self.importers_of(archive, places)
+        zipimport._zip_directory_cache[archive].update(listing(archive, places))
+        for directory in self.importers:
+            sys.path_importer_cache[(archive + '/' + directory).rstrip('/')] = self.importers[directory]
         for name in self.drop:
             detach(name)
-        for entry in self.keep:
-            rebind(sys.modules[entry.module], entry, archive, importers, before)
-            if fix_filename is not None:
-                fix_filename(self.running[entry.module], archive + '/' + entry.path)
+        if self.settled != archive:
+            self.move(archive, self.settled or before)
+        self.settled = None
         for function, code in self.functions:
             function.__code__ = renamed(code, code.co_filename.replace(ARCHIVE, archive))
         for name in SHELLS:
-            self.fill(name, archive, importers, before)
+            self.fill(name, archive, before)
         for name, globals_made in self.fixups:
             names = sys.modules[name].__dict__
             for made in globals_made:
                 names[made] = type(names[made])(str(names[made]).replace(before, archive))
 
-    def fill(self, name, archive, importers, before):
+    def fill(self, name, archive, before):
         """Run a shell package's own code in it, so that what is bound to it stays bound."""
         module = sys.modules.get(name)
         entry = self.manifest.modules.get(name)
         if entry is None or module is None:
             sys.modules.pop(name, None)
             return
-        rebind(module, entry, archive, importers, before)
+        rebind(module, entry, archive, self.importers, before)
         exec(under_name(self.codes[name], module.__file__), module.__dict__)
 
 
@@ -2066,9 +2111,29 @@ class ModuleChild(object):
         self.frames = self.FRAMES[lines]
         self.site = body['site']
         self.site_date = body['site_date']
-        self.directory = None
+        self.directory = self.archive = self.made = None
         self.applied = ARCHIVE
         self.trouble = None
+
+    def settle(self, warm):
+        """In the parent, ahead of the fork: choose a directory, one for all runs of this kind while it is free."""
+        import tempfile
+        places = tempfile._candidate_tempdir_list()
+        self.parent = ([place for place in places if os.access(place, os.W_OK | os.X_OK)] + places)[0]
+        archive = self.plan.settled
+        if archive and not os.path.lexists(os.path.dirname(archive)):
+            self.directory = os.path.dirname(archive)
+            self.place()
+        if archive is None or self.archive != archive:
+            if archive:
+                self.plan.unsettle()
+            self.directory = os.path.join(self.parent, self.prefix() + '%08x' % struct.unpack('>I', os.urandom(4)))
+            if not self.is_old:
+                self.directory = os.path.realpath(self.directory)
+            self.place()
+            self.plan.settle(self.archive, self.places)
+            warm.settled = self.plan
+            freeze()
 
     def enter(self, verdict=None):
         """Take the place that stock's interpreter has in its session."""
@@ -2078,15 +2143,9 @@ class ModuleChild(object):
     def prepare(self):
         import tempfile
         self.present = set(sys.modules)
+        # Where a file can be made there, which is soon found out, it is what tempfile would say.
+        tempfile.tempdir = self.parent
         try:
-            parent = tempfile.gettempdir()
-        except OSError:
-            return  # it will say so again when somebody listens
-        try:
-            self.directory = os.path.join(parent, self.prefix() + '%08x' % struct.unpack('>I', os.urandom(4)))
-            if not self.is_old:
-                self.directory = os.path.realpath(self.directory)
-            self.place()
             self.apply()
         except Exception:
             self.trouble = sys.exc_info()[1]
@@ -2155,13 +2214,25 @@ class ModuleChild(object):
                 self.remove()
 
     def remove(self):
-        """Remove the directory with whatever the module has left there; mostly nothing, and then this is cheaper."""
+        """Remove the directory with whatever the module has left there; mostly nothing, and then this is cheaper.
+
+        A fork that the module has left may come here late, when a later run has one of that name.
+        """
+        if self.made is not None and self.made[0] != os.getpid() and self.made[1:] != self.identity():
+            return
         try:
             os.unlink(self.archive)
             os.rmdir(self.directory)
         except OSError:
             import shutil
             shutil.rmtree(self.directory, True)
+
+    def identity(self):
+        try:
+            status = os.lstat(self.directory)
+        except OSError:
+            return ()
+        return status.st_dev, status.st_ino, status.st_ctime
 
     def written_as_planned(self):
         """Make the directory that was chosen ahead, if one was, and the zip in it."""
@@ -2173,6 +2244,7 @@ class ModuleChild(object):
             os.mkdir(self.directory, 448)
             made = True
             write_zip(self.archive, self.zip)
+            self.made = (os.getpid(),) + self.identity()
             return True
         except EnvironmentError:
             if made:
@@ -3027,6 +3099,7 @@ class Agent(object):
         if now < self.ahead_at:
             return
         try:
+            self.ahead.settle(self.warm)
             self.spare = Spare(self, self.ahead, self.previous)
         except OSError:
             pass  # a fork in time will do, or say what is wrong

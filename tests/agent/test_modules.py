@@ -117,14 +117,19 @@ def test_a_warm_run_is_like_a_plain_run(agent: AgentProcess, target: str) -> Non
     first, second = agent.module(parsed), agent.module(parsed)
     if forks_ahead(agent):
         child_forked_ahead(agent)
-    third = agent.module(parsed)
+    # The child forked ahead; one from a parent that is settled for that one; one from a parent that is not.
+    handles = [agent.start_module(parsed) for _ in range(2)]
+    third, fourth = (agent.finish(handle) for handle in handles)
+    agent.module(payloads.parsed("ping", {}, target))
+    fifth = agent.module(parsed)
     stock = plain(target, text)
-    assert (first.rc, stock.returncode, first.stderr, second.rc, third.rc) == (7, 7, stock.stderr, 7, 7)
-    assert second.exit["warm"] is True
-    told, warm, ahead = (normal(done.stdout.splitlines()[0]) for done in (stock, second, third))
+    runs = (second, third, fourth, fifth)
+    assert (first.rc, stock.returncode, first.stderr) == (7, 7, stock.stderr)
+    assert [(done.rc, done.exit["warm"]) for done in runs] == [(7, True)] * 4
+    told, *warm = (normal(done.stdout.splitlines()[0]) for done in (stock, *runs))
     again = normal(first.stdout.splitlines()[0])
-    assert len({result.pop("random") for result in (told, warm, ahead, again)}) == 4
-    for result in (told, warm, ahead):
+    assert len({result.pop("random") for result in (told, again, *warm)}) == 6
+    for result in (told, *warm):
         assert not os.path.exists(result.pop("temporary")), "a temporary file at module level is removed"
         assert not os.path.exists(result.pop("tmpdir")), "basic.tmpdir relies on atexit"
         result["process"]["environment"].pop("_", None)
@@ -134,8 +139,7 @@ def test_a_warm_run_is_like_a_plain_run(agent: AgentProcess, target: str) -> Non
             # The temporary file, and on Python 2 /dev/urandom, in any order.
             del result["process"]["fds"][number]
         forget_profile(result)
-    assert differences(told, warm) == []
-    assert differences(told, ahead) == []
+    assert [differences(told, result) for result in warm] == [[]] * 4
     assert second.stdout.splitlines()[1] == stock.stdout.splitlines()[1]
 
 
@@ -225,6 +229,117 @@ def test_a_child_forked_ahead_honours_tmpdir(own: AgentProcess, tmp_path: pathli
     directory.mkdir()
     done = own.finish(own.start_module(parsed, {b"TMPDIR": os.fsencode(directory)}))
     assert json.loads(done.stdout)["value"] == str(directory)
+
+
+PLACES = (
+    "[sys.path[0], b.__file__, b.__spec__.origin, b.__loader__.archive, "
+    "b.AnsibleModule.exit_json.__code__.co_filename, sys.modules['ansible.module_utils'].__path__[0]]"
+)
+
+
+def archive_of(agent: AgentProcess, parsed: Any, **calls: Any) -> str:
+    """Run a module that tells PLACES: all of them are in one zip; its path."""
+    done = agent.finish(agent.start_module(parsed, **calls))
+    archive, *origins = json.loads(done.stdout)["value"]
+    basic = f"{archive}/ansible/module_utils/basic.py"
+    assert origins == [basic, basic, archive, basic, f"{archive}/ansible/module_utils"]
+    assert not os.path.exists(os.path.dirname(archive))
+    return str(archive)
+
+
+def test_runs_of_a_kind_share_a_path_while_it_is_free(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    """What the parent has settled ahead fits, or is undone: every run is told one path in all places."""
+    imports = "import sys, ansible.module_utils.basic as b"
+    parsed, other = (
+        payloads.parsed(write_module(tmp_path / name, imports, PLACES), {}, own.interpreter)
+        for name in ("fl_one.py", "fl_two.py")
+    )
+    for _ in range(2):
+        archive_of(own, parsed)
+    archives = []
+    for _ in range(2):
+        child_forked_ahead(own)
+        archives.append(archive_of(own, parsed))
+    assert len(set(archives)) == 1
+    child_forked_ahead(own)
+    directory = os.path.dirname(archives[0])
+    os.mkdir(directory)
+    # Too late for the child that has chosen it already, in time for the next.
+    for _ in range(2):
+        assert archive_of_occupied(own, parsed, directory) != archives[0]
+        child_forked_ahead(own)
+    os.rmdir(directory)
+    assert archive_of(own, other) not in archives
+    assert archive_of(own, parsed) not in archives
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    archive_of(own, parsed)
+    child_forked_ahead(own)
+    assert archive_of(own, parsed, env={b"TMPDIR": os.fsencode(elsewhere)}).startswith(f"{elsewhere}/")
+
+
+def archive_of_occupied(agent: AgentProcess, parsed: Any, directory: str) -> str:
+    assert os.path.isdir(directory)
+    return archive_of(agent, parsed)
+
+
+def test_several_at_once_do_not_meet_in_one_directory(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    imports = "import sys, time, ansible.module_utils.basic as b\ntime.sleep(0.2)"
+    parsed = payloads.parsed(write_module(tmp_path / "fl_many.py", imports, PLACES), {}, own.interpreter)
+    for _ in range(2):
+        archive_of(own, parsed)
+    child_forked_ahead(own)
+    handles = [own.start_module(parsed) for _ in range(5)]
+    told = [json.loads(own.finish(handle).stdout)["value"] for handle in handles]
+    assert len({archive for archive, *_ in told}) == 5
+    assert all(origin.startswith(archive) for archive, *origins in told for origin in origins)
+
+
+LATE = """
+import os, sys, time
+flag = os.environ.get("FL_FLAG")
+if flag and not os.fork():
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    while not os.path.exists(flag):
+        time.sleep(0.01)
+    open(flag + ".pid", "w").write(str(os.getpid()))
+    sys.exit(0)
+late = os.environ.get("FL_LATE")
+if late:
+    open(late, "w").close()
+    while not os.path.exists(late + ".gone"):
+        time.sleep(0.01)
+"""
+
+
+def test_a_fork_that_comes_late_removes_nothing_of_a_later_run(
+    own: AgentProcess, tmp_path: pathlib.Path
+) -> None:
+    """A module's fork that ends as the module does removes the run's directory; not one of the same name."""
+    module = write_module(tmp_path / "fl_late.py", LATE, "[sys.path[0], os.path.exists(sys.path[0])]")
+    parsed = payloads.parsed(module, {}, own.interpreter)
+    for _ in range(2):
+        own.module(parsed)
+    flag = tmp_path / "flag"
+    child_forked_ahead(own)
+    first = own.finish(own.start_module(parsed, {b"FL_FLAG": os.fsencode(flag)}))
+    archive, _ = json.loads(first.stdout)["value"]
+    child_forked_ahead(own)
+    later = own.start_module(parsed, {b"FL_LATE": os.fsencode(flag)})
+    late = tmp_path / "flag.pid"
+    wait_until(lambda: late.exists() and late.read_text() != "")
+    wait_until(lambda: not os.path.exists(f"/proc/{late.read_text()}"))
+    (tmp_path / "flag.gone").touch()
+    assert json.loads(own.finish(later).stdout)["value"] == [archive, True]
+
+
+def wait_until(holds: Any) -> None:
+    deadline = time.monotonic() + harness.DEADLINE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("module", ["ping", "command", "stat", "lineinfile", "setup"])
