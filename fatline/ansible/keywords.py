@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Keywords of a task that hold nothing to template are validated without a template engine.
 
-From 2.19 on core asks the engine about every keyword of task, block and play context, 111 of them for each
-task and for each item of a loop: a quarter of what a worker does. Most hold None, a number, a boolean, an
-empty text or an empty list, and come back as they went in. Those are answered here; the rest is core's.
+From 2.19 on core asks the engine about every keyword of task, block and play context, 118 of them for each
+task and for each item of a loop: a quarter of what a worker does. Most hold None, a number, a boolean, a text
+without a template or an empty list, and come back as they went in. Those are answered here, others by core.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from typing import Any
 from ansible.playbook.base import FieldAttributeBase
 from ansible.playbook.block import Block
 from ansible.playbook.handler import Handler
+from ansible.playbook.loop_control import LoopControl
 from ansible.playbook.play_context import PlayContext
 from ansible.playbook.task import Task
 from ansible.utils.sentinel import Sentinel
 
+from fatline.ansible import versions
+
 # Not their subclasses: those that include tasks and roles have rules of their own.
-_KNOWN = (Task, Handler, Block, PlayContext)
+_KNOWN = (Task, Handler, Block, PlayContext, LoopControl)
 
 # By what a keyword is declared to be, the type of the values that come back as they are. Tagged values are
-# of types of their own.
+# of types of their own, of which only texts are answered here.
 _PLAIN: Mapping[str, type] = {"bool": bool, "int": int, "string": str, "list": list}
+_TEXTS = versions.text_types()
 
 
 def install() -> None:
@@ -43,9 +47,12 @@ def _shortened(original: Any) -> Any:
         if plain is None:
             return original(self, name, templar=templar)
         value = getattr(self, name)
-        if value is None or not self._post_validate_object:
+        if value is None or not (self._post_validate_object or name in _always(kind)):
             return Sentinel
-        if type(value) is plain and (plain in (bool, int) or not value):
+        if plain is str:
+            if type(value) in _TEXTS and not _may_be_template(value):
+                return value
+        elif type(value) is plain and (plain is not list or not value):
             # Core's caller may change the list that it gets.
             return [] if plain is list else value
         return original(self, name, templar=templar)
@@ -66,6 +73,17 @@ def _plain_types(kind: type) -> Mapping[str, type]:
     return {
         name: _PLAIN.get(attribute.isa, _Other)
         for name, attribute in kind.fattributes.items()  # type: ignore[attr-defined]
-        if not (attribute.static or attribute.required or attribute.always_post_validate)
-        and not hasattr(kind, f"_post_validate_{name}")
+        if not (attribute.static or attribute.required) and not hasattr(kind, f"_post_validate_{name}")
     }
+
+
+@functools.cache
+def _always(kind: type) -> frozenset[str]:
+    """Return the keywords that are validated even where those of the object as a whole are not."""
+    attributes = kind.fattributes.items()  # type: ignore[attr-defined]
+    return frozenset(name for name, attribute in attributes if attribute.always_post_validate)
+
+
+def _may_be_template(text: str) -> bool:
+    """Say whether a text may have a template in it: its delimiters, or a first line that chooses others."""
+    return "{" in text or text.startswith("#")

@@ -143,6 +143,15 @@ def preload() -> None:
         connection._shell.set_options(var_options={})
 
 
+def text_types() -> tuple[type, ...]:
+    """Return the types that a playbook's texts have; from 2.19 on there is one that carries tags."""
+    try:
+        from ansible.module_utils._internal._datatag import _AnsibleTaggedStr
+    except ImportError:
+        return (str,)
+    return (str, _AnsibleTaggedStr)
+
+
 # ---- options ----------------------------------------------------------------------------------------
 
 
