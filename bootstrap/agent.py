@@ -3049,7 +3049,8 @@ class Agent(object):
         self.check_fresh(reply, body)
         manifest = self.manifest_of(body['manifest'])
         for name in ('runpy', 'pkgutil', 'shutil', 'tempfile', 'zipimport', 'atexit'):
-            __import__(name)
+            if name not in sys.modules:
+                __import__(name)
         plan, is_new = self.warm.plan(manifest, body['fqn'], body['profile'])
         if is_new:
             self.freshness.learn()
