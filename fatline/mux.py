@@ -42,6 +42,7 @@ _BACKLOG = 1024
 _SOCKET_PATH_MAX = 107
 _WORDS_MAX = 4000
 _LOCK_POLL_SECONDS = 0.005
+_LAST_WORDS_SECONDS = 1.0
 
 # What the mux's interpreter may need to load at all; everything else, secrets included, is not its business.
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS")
@@ -187,6 +188,53 @@ def find(timeout: float = CONNECT_SECONDS) -> _native.Client | None:
     return _try_connect(_socket_name(), time.monotonic() + timeout)
 
 
+class Starting:
+    """A mux on its way: whoever connects is served once it is there. It is to be waited for, or polled."""
+
+    def __init__(self, pid: int, pidfd: int, words_fd: int) -> None:
+        """Take over the process, and the pipe on which it says what went wrong."""
+        self._pid = pid
+        self._pidfd = pidfd
+        self._words_fd = words_fd
+
+    def words(self, deadline: float) -> str:
+        """Wait until it serves or has ended; return what it said, which is nothing if it serves.
+
+        :raises MuxError: it has done neither by then.
+        """
+        try:
+            return _read_words(self._words_fd, deadline)
+        except BaseException:
+            # It is unreaped and leads its own group, so this reaches it and what it forked, and nobody else.
+            os.killpg(self._pid, signal.SIGKILL)
+            raise
+        finally:
+            forks.close(self._words_fd)
+            _reap(self._pid, self._pidfd)
+
+    def poll(self) -> bool:
+        """Say whether it serves or has ended, without waiting; then nothing of it is left here."""
+        poller = select.poll()
+        poller.register(self._words_fd, select.POLLIN)
+        if not poller.poll(0):
+            return False
+        with contextlib.suppress(MuxError):
+            self.words(time.monotonic() + _LAST_WORDS_SECONDS)
+        return True
+
+
+def start(timeout: float = CONNECT_SECONDS, *, idle_seconds: int = IDLE_SECONDS) -> Starting | None:
+    """Start the mux without waiting until it serves; None if there is one. MuxError if that cannot be."""
+    deadline = time.monotonic() + timeout
+    path = Path(_socket_name())
+    with _locked(path.with_name(path.name + ".lock"), deadline):
+        found = _connect_socket(str(path), deadline)
+        if found is None:
+            return _start(path, idle_seconds)
+    forks.close(found)
+    return None
+
+
 def _left(deadline: float) -> float:
     return max(0.0, deadline - time.monotonic())
 
@@ -275,7 +323,7 @@ def _start_and_connect(path: Path, deadline: float, idle_seconds: int) -> _nativ
         client = _try_connect(str(path), deadline)
         if client is not None:
             return client
-        words = _start(path, deadline, idle_seconds)
+        words = _start(path, idle_seconds).words(deadline)
         client = _try_connect(str(path), deadline)
         if client is None and words:
             raise MuxError(f"the mux ended as it started: {words}")
@@ -307,11 +355,11 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def _start(path: Path, deadline: float, idle_seconds: int) -> str:
-    """Start the mux on a new socket at `path`; returns what it said, which is nothing if it runs."""
+def _start(path: Path, idle_seconds: int) -> Starting:
+    """Start the mux on a new socket at `path`."""
     listener = _listen(path)
     try:
-        return _launch(listener, path, deadline, idle_seconds)
+        return _launch(listener, path, idle_seconds)
     except OSError as error:
         raise MuxError(f"cannot start the mux with {sys.executable!r}: {error.strerror}") from error
     finally:
@@ -344,8 +392,8 @@ def _listen(path: Path) -> int:
     return fd
 
 
-def _launch(listen_fd: int, path: Path, deadline: float, idle_seconds: int) -> str:
-    """Run the mux's interpreter, in a session of its own; wait until it serves or has ended."""
+def _launch(listen_fd: int, path: Path, idle_seconds: int) -> Starting:
+    """Run the mux's interpreter, in a session of its own."""
     if not sys.executable:
         raise MuxError("this Python does not know its own path, so it cannot start the mux")
     script = str(Path(__file__).with_name("mux_process.py").absolute())
@@ -367,15 +415,7 @@ def _launch(listen_fd: int, path: Path, deadline: float, idle_seconds: int) -> s
         raise
     finally:
         forks.close(write_fd)
-    try:
-        return _read_words(read_fd, deadline)
-    except BaseException:
-        # It is unreaped and leads its own group, so this reaches it and what it forked, and nobody else.
-        os.killpg(pid, signal.SIGKILL)
-        raise
-    finally:
-        forks.close(read_fd)
-        _reap(pid, pidfd)
+    return Starting(pid, pidfd, read_fd)
 
 
 def _read_words(fd: int, deadline: float) -> str:

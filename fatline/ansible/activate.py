@@ -59,6 +59,7 @@ def activate(plugin_file: str | None = None) -> bool:
         if remark := releases.remark(versions.CORE_VERSION):
             display.warning(f"fatline: {remark}")
         owned.settle(in_main=True)
+        ahead.start_mux()
         _map_connections()
         arrivals.install()
         atexit.register(_at_exit, os.getpid())
@@ -70,6 +71,7 @@ def begin_play(play: Any, play_context: Any) -> None:
     """Start connecting a play's hosts; look up meanwhile what every worker would look up for itself."""
     ahead.connect(play, play_context)
     _spare_the_workers()
+    ahead.reap()
 
 
 def print_summary() -> None:

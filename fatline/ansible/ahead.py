@@ -19,15 +19,17 @@ import signal
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from fatline import mux
 from fatline.ansible import agents, run, versions
 from fatline.ansible.ssh import Connection
 from fatline.ansible.sshargs import SshPlan, persist_seconds
 from fatline.client import get_client
-from fatline.errors import BootError, FatlineError
+from fatline.errors import BootError, FatlineError, MuxError
 
 # systems fact 16: sshd's MaxStartups begins to drop logins at 10. Hosts may share a first hop, so all of
 # them together count as one.
@@ -38,11 +40,21 @@ _BATCH_MODE = (b"-o", b"BatchMode=yes")
 
 _helpers: list[int] = []
 _seen: set[str] = set()
+_starting: list[mux.Starting] = []
+
+
+def start_mux() -> None:
+    """Have the mux start while core prepares the play; who needs it before it serves waits for the rest."""
+    with contextlib.suppress(FatlineError):
+        # Where another process holds the lock, that one starts it.
+        starting = mux.start(timeout=0.0)
+        if starting is not None:
+            _starting.append(starting)
 
 
 def connect(play: Any, play_context: Any) -> None:
     """Start connecting the hosts of a play's current batch; returns at once."""
-    _reap()
+    reap()
     if play_context is None or play._uuid in _seen or not _reaches_hosts_at_once(play):
         return
     # With two doors open both call.
@@ -70,9 +82,16 @@ def stop() -> None:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
     _helpers.clear()
+    for starting in _starting:
+        # Nobody has been served by one that is not there yet.
+        with contextlib.suppress(MuxError):
+            starting.words(time.monotonic())
+    _starting.clear()
 
 
-def _reap() -> None:
+def reap() -> None:
+    """Wait for what has ended."""
+    _starting[:] = [starting for starting in _starting if not starting.poll()]
     for pid in list(_helpers):
         try:
             ended, _ = os.waitpid(pid, os.WNOHANG)
@@ -109,8 +128,6 @@ def _connect_all(play: Any, play_context: Any, hosts: Sequence[Any]) -> None:
     first = None if versions.gathers_facts(play) else versions.first_task(play)
     begins_with_loop = first is not None and first.loops
     with ThreadPoolExecutor(LOGINS_AT_A_TIME) as pool:
-        # The mux starts while the first connection is built.
-        pool.submit(get_client)
         for number, host in enumerate(hosts):
             if refused.is_set() or os.getppid() != main_pid:
                 return

@@ -164,6 +164,7 @@ def child_forked_ahead(agent: AgentProcess) -> int:
     deadline = time.monotonic() + harness.DEADLINE
     while time.monotonic() < deadline:
         agent.ping()
+        time.sleep(0.005)  # it is forked when nothing has come for a moment
         shells = children_of(agent.facts["pid"])
         waiting = [pid for shell in shells for pid in children_of(shell)]
         if len(waiting) == 1 and "pipe_read" in pathlib.Path(f"/proc/{waiting[0]}/wchan").read_text():

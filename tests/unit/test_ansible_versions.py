@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ COLLECTION = Path(__file__).parents[2] / "ansible_plugins"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def collections() -> None:
+def collections(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Let core find collections, its own included; before 2.15 importing the loader was enough."""
     begin = getattr(loader, "init_plugin_loader", None)
     if begin is not None:
         begin()
+    with pytest.MonkeyPatch.context() as patch:
+        # Fatline's activation starts a mux.
+        patch.setenv("FATLINE_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+        yield
 
 
 @pytest.fixture

@@ -511,6 +511,58 @@ def test_starting_leaves_no_child_and_no_descriptor(runtime: Path) -> None:
     assert children_of_this_process() == children
 
 
+def test_a_mux_may_be_started_without_waiting_for_it(runtime: Path) -> None:
+    """Whoever connects meanwhile is served by that one, and nothing is left of its start."""
+    before, children = set(os.listdir("/proc/self/fd")), children_of_this_process()
+    starting = mux.start()
+    assert starting is not None
+    assert mux.start() is None, "its socket is there"
+    client = mux.connect(DEADLINE)
+    wait_for(starting.poll, "the mux serves")
+    assert muxes(runtime) == [mux_pid(client)]
+    client.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert children_of_this_process() == children
+
+
+def test_who_may_not_wait_leaves_the_start_to_others(runtime: Path) -> None:
+    lock = mux.socket_path().with_name(mux.socket_path().name + ".lock")
+    with (
+        mux._locked(lock, time.monotonic() + DEADLINE),
+        pytest.raises(MuxError, match="another process holds"),
+    ):
+        mux.start(0.0)
+    assert muxes(runtime) == []
+
+
+def test_a_start_that_failed_unwatched_is_told_to_the_first_client(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = runtime / "broken.so"
+    broken.write_bytes(b"this is no extension")
+    monkeypatch.setattr(mux, "_extension_path", lambda: str(broken))
+    starting = mux.start()
+    assert starting is not None
+    wait_for(starting.poll, "it has ended")
+    with pytest.raises(MuxError, match=r"ended as it started: ImportError: .*broken\.so"):
+        mux.connect(DEADLINE)
+
+
+def test_a_start_that_hangs_unwatched_is_ended(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 1: by who started it, at the latest at its own end."""
+    hanging = runtime / "python"
+    hanging.write_text("#!/bin/sh\nexec sleep 600\n")
+    hanging.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(hanging))
+    children = children_of_this_process()
+    starting = mux.start()
+    assert starting is not None
+    assert not starting.poll()
+    with pytest.raises(MuxError, match="in time"):
+        starting.words(time.monotonic())
+    assert children_of_this_process() == children
+
+
 def test_a_forked_child_gives_its_copies_back(runtime: Path) -> None:
     """The mux sees the end of the parent even while a child of it lives."""
     client = mux.connect(DEADLINE)
