@@ -18,6 +18,8 @@ from ansible import constants as C
 from ansible import context
 
 _PARAMETERS = ["config", "cfile", "plugin_type", "plugin_name", "keys", "variables", "direct"]
+# From 2.21 on an engine may be given, for which the answer is worked out each time.
+_FORMS = (_PARAMETERS, [*_PARAMETERS, "templar"])
 _DEFAULT = "default"
 
 # Of these core makes a new directory for everyone who asks.
@@ -55,7 +57,7 @@ class _Default(NamedTuple):
 def install() -> None:
     """Answer so from now on; nothing, where core's configuration is not as we know it."""
     original = C.config.get_config_value_and_origin
-    if list(inspect.signature(original).parameters) == _PARAMETERS and not hasattr(original, "fatline"):
+    if list(inspect.signature(original).parameters) in _FORMS and not hasattr(original, "fatline"):
         C.config.get_config_value_and_origin = _remembering(C.config, original)
 
 
@@ -70,14 +72,20 @@ def _remembering(manager: Any, original: Any) -> Any:
         keys: Any = None,
         variables: Any = None,
         direct: Any = None,
+        **engine: Any,
     ) -> tuple[Any, Any]:
+        if cfile is not None or any(engine.values()):
+            answer: tuple[Any, Any] = original(
+                config, cfile, plugin_type, plugin_name, keys, variables, direct, **engine
+            )
+            return answer
         key = plugin_type, plugin_name, config
         definition = manager.get_configuration_definitions(plugin_type, plugin_name).get(config)
-        found = None if cfile is not None else known.get(key)
+        found = known.get(key)
         if found and found.definition is definition and not found.is_set(keys, variables, direct):
             return found.answer
-        answer: tuple[Any, Any] = original(config, cfile, plugin_type, plugin_name, keys, variables, direct)
-        if cfile is None and definition is not None and _is_lasting(definition, answer):
+        answer = original(config, cfile, plugin_type, plugin_name, keys, variables, direct)
+        if definition is not None and _is_lasting(definition, answer):
             known[key] = _default(config, definition, answer)
         return answer
 

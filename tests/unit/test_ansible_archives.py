@@ -13,7 +13,7 @@ import pytest
 from ansible import constants as C
 from ansible.executor import module_common
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader, module_loader
+from ansible.plugins import loader
 from ansible.template import Templar
 from ansible.utils.collection_loader import AnsibleCollectionConfig
 
@@ -37,7 +37,7 @@ class Clock(datetime.datetime):
 def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[list[str]]:
     """The files that core itself reads, in a cache of this test's own."""
     if AnsibleCollectionConfig.collection_finder is None:
-        init_plugin_loader()
+        loader.init_plugin_loader()
     read: list[str] = []
     genuine = CACHED.load
     genuine = getattr(genuine, "__wrapped__", genuine)
@@ -53,7 +53,7 @@ def loads(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[l
 
 
 def payload(module: str, **arguments: Any) -> Any:
-    path = module_loader.find_plugin(f"ansible.builtin.{module}")
+    path = loader.module_loader.find_plugin(f"ansible.builtin.{module}")
     variables = {"ansible_python_interpreter": "/usr/bin/python3"}
     templar = Templar(loader=DataLoader(), variables=variables)
     built = module_common.modify_module(

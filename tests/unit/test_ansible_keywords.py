@@ -18,7 +18,7 @@ from ansible.playbook.play_context import PlayContext
 from ansible.playbook.role_include import IncludeRole
 from ansible.playbook.task import Task
 from ansible.playbook.task_include import TaskInclude
-from ansible.plugins.loader import init_plugin_loader
+from ansible.plugins import loader
 from ansible.utils.collection_loader import AnsibleCollectionConfig
 from ansible.utils.sentinel import Sentinel
 
@@ -55,7 +55,7 @@ VALUES = [*PLAIN, *CONTAINERS, *TEMPLATES, *UNTRUSTED, *TAGGED, *TRUSTED]
 def collections() -> None:
     """Core's own collection, in which it looks for the module that a task names."""
     if AnsibleCollectionConfig.collection_finder is None:
-        init_plugin_loader()
+        loader.init_plugin_loader()
 
 
 class Kind(int):
