@@ -1816,7 +1816,7 @@ class Plan(object):
 
     def unsettle(self):
         import zipimport
-        del zipimport._zip_directory_cache[self.settled]
+        zipimport._zip_directory_cache.pop(self.settled, None)
         self.settled = None
         for names, origin in self.origins:
             names.update(origin)
@@ -2120,20 +2120,21 @@ class ModuleChild(object):
         import tempfile
         places = tempfile._candidate_tempdir_list()
         self.parent = ([place for place in places if os.access(place, os.W_OK | os.X_OK)] + places)[0]
-        archive = self.plan.settled
-        if archive and not os.path.lexists(os.path.dirname(archive)):
-            self.directory = os.path.dirname(archive)
-            self.place()
-        if archive is None or self.archive != archive:
-            if archive:
+        if self.parent != os.curdir:
+            self.parent = os.path.abspath(self.parent)
+        directory = os.path.join(self.parent, self.prefix() + '%08x' % struct.unpack('>I', os.urandom(4)))
+        if not self.is_old:
+            directory = os.path.realpath(directory)
+        last = os.path.dirname(self.plan.settled or '')
+        if last[:-8] == directory[:-8] and not os.path.lexists(last):
+            directory = last
+        self.directory = directory
+        self.place()
+        if self.archive != self.plan.settled:
+            if self.plan.settled:
                 self.plan.unsettle()
-            self.directory = os.path.join(self.parent, self.prefix() + '%08x' % struct.unpack('>I', os.urandom(4)))
-            if not self.is_old:
-                self.directory = os.path.realpath(self.directory)
-            self.place()
             self.plan.settle(self.archive, self.places)
             warm.settled = self.plan
-            freeze()
 
     def enter(self, verdict=None):
         """Take the place that stock's interpreter has in its session."""
@@ -2218,21 +2219,28 @@ class ModuleChild(object):
 
         A fork that the module has left may come here late, when a later run has one of that name.
         """
-        if self.made is not None and self.made[0] != os.getpid() and self.made[1:] != self.identity():
-            return
+        late = self.made is not None and self.made[0] != os.getpid()
         try:
-            os.unlink(self.archive)
+            if late:
+                self.unlink_own()
+            else:
+                os.unlink(self.archive)
             os.rmdir(self.directory)
         except OSError:
-            import shutil
-            shutil.rmtree(self.directory, True)
+            if not late or sys.exc_info()[1].errno == errno.ENOTEMPTY:
+                import shutil
+                shutil.rmtree(self.directory, True)
 
-    def identity(self):
+    def unlink_own(self):
+        """Remove the zip if it is the one that this run has made, wherever its directory's name leads meanwhile."""
+        fd = os.open(self.directory, os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            status = os.lstat(self.directory)
-        except OSError:
-            return ()
-        return status.st_dev, status.st_ino, status.st_ctime
+            name = os.path.basename(self.archive)
+            if birth(os.stat(name, dir_fd=fd)) != self.made[1:]:
+                raise OSError(errno.ENOENT, name)
+            os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
 
     def written_as_planned(self):
         """Make the directory that was chosen ahead, if one was, and the zip in it."""
@@ -2244,7 +2252,7 @@ class ModuleChild(object):
             os.mkdir(self.directory, 448)
             made = True
             write_zip(self.archive, self.zip)
-            self.made = (os.getpid(),) + self.identity()
+            self.made = (os.getpid(),) + birth(os.stat(self.archive))
             return True
         except EnvironmentError:
             if made:
@@ -2297,6 +2305,10 @@ class ModuleChild(object):
         scope = {'rest': self.frames[name] + [function] + list(arguments)}
         exec(self.frames['main'], scope)
         return scope['result']
+
+
+def birth(status):
+    return status.st_dev, status.st_ino, status.st_ctime
 
 
 def become_fresh(body):

@@ -215,7 +215,8 @@ class Starting:
     def poll(self) -> bool:
         """Say whether it serves or has ended, without waiting; then nothing of it is left here."""
         poller = select.poll()
-        poller.register(self._words_fd, select.POLLIN)
+        # Its end, not its words: a loader that complains is no mux that serves.
+        poller.register(self._words_fd, 0)
         if not poller.poll(0):
             return False
         with contextlib.suppress(MuxError):

@@ -59,7 +59,6 @@ def activate(plugin_file: str | None = None) -> bool:
         if remark := releases.remark(versions.CORE_VERSION):
             display.warning(f"fatline: {remark}")
         owned.settle(in_main=True)
-        ahead.start_mux()
         _map_connections()
         arrivals.install()
         atexit.register(_at_exit, os.getpid())

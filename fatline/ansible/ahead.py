@@ -36,6 +36,9 @@ from fatline.errors import BootError, FatlineError, MuxError
 LOGINS_AT_A_TIME = 8
 
 _MASTER_SECONDS = 60
+
+# At the end of a run, for a mux that was started in it and still does not serve.
+_START_SECONDS = 1.0
 _BATCH_MODE = (b"-o", b"BatchMode=yes")
 
 _helpers: list[int] = []
@@ -43,9 +46,9 @@ _seen: set[str] = set()
 _starting: list[mux.Starting] = []
 
 
-def start_mux() -> None:
-    """Have the mux start while core prepares the play; who needs it before it serves waits for the rest."""
-    with contextlib.suppress(FatlineError):
+def _start_mux() -> None:
+    """Have the mux start while connections are built; who needs it before it serves waits for the rest."""
+    with contextlib.suppress(FatlineError, OSError):
         # Where another process holds the lock, that one starts it.
         starting = mux.start(timeout=0.0)
         if starting is not None:
@@ -62,6 +65,7 @@ def connect(play: Any, play_context: Any) -> None:
     hosts = versions.batch(play)
     if not hosts:
         return
+    _start_mux()
     pid = os.fork()
     if pid:
         _helpers.append(pid)
@@ -83,9 +87,8 @@ def stop() -> None:
             os.waitpid(pid, 0)
     _helpers.clear()
     for starting in _starting:
-        # Nobody has been served by one that is not there yet.
         with contextlib.suppress(MuxError):
-            starting.words(time.monotonic())
+            starting.words(time.monotonic() + _START_SECONDS)
     _starting.clear()
 
 

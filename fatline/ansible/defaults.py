@@ -9,6 +9,7 @@ every time; what follows when none has it (the configuration file, the type, the
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 from collections.abc import Mapping
@@ -86,7 +87,9 @@ def _remembering(manager: Any, original: Any) -> Any:
             return found.answer
         answer = original(config, cfile, plugin_type, plugin_name, keys, variables, direct)
         if definition is not None and _is_lasting(definition, answer):
-            known[key] = _default(config, definition, answer)
+            # A definition that core gets along with may still have sources of a form of their own.
+            with contextlib.suppress(AttributeError, KeyError, TypeError):
+                known[key] = _default(config, definition, answer)
         return answer
 
     get_config_value_and_origin.fatline = True  # type: ignore[attr-defined]

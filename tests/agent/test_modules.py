@@ -336,6 +336,64 @@ def test_a_fork_that_comes_late_removes_nothing_of_a_later_run(
     assert json.loads(own.finish(later).stdout)["value"] == [archive, True]
 
 
+DAEMON = """
+import os, sys
+told = os.environ.get("FL_TOLD")
+if told:
+    if os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    directory = os.path.dirname(sys.path[0])
+    open(os.path.join(directory, "own.cache"), "w").close()
+    open(told, "w").write(directory)
+    sys.exit(0)
+"""
+
+
+def test_a_fork_that_stands_for_its_module_leaves_nothing(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    """The module's own process has ended before it, and there is more than the zip in the directory."""
+    module = write_module(tmp_path / "fl_daemon.py", DAEMON, "1")
+    parsed = payloads.parsed(module, {}, own.interpreter)
+    for _ in range(2):
+        own.module(parsed)
+    child_forked_ahead(own)
+    told = tmp_path / "told"
+    own.finish(own.start_module(parsed, {b"FL_TOLD": os.fsencode(told)}))
+    wait_until(lambda: told.exists() and told.read_text() != "")
+    wait_until(lambda: not os.path.exists(told.read_text()))
+
+
+@pytest.mark.parametrize(
+    "place", ["{}/made", "{}//made/", "{}/./made/../made", "made", "{}/link", "{}/missing"]
+)
+def test_a_child_forked_ahead_has_stock_s_place_for_temporary_files(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """However TMPDIR is spelled, and if it comes into being later."""
+    (tmp_path / "made").mkdir()
+    (tmp_path / "link").symlink_to("made")
+    monkeypatch.setenv("TMPDIR", place.format(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    value = "[tempfile.gettempdir(), os.path.dirname(os.path.dirname(sys.path[0]))]"
+    module = write_module(tmp_path / "fl_tmp.py", "import os, sys, tempfile", value)
+    with AgentProcess(env=dict(os.environ), cwd=str(tmp_path)) as agent:
+        text = payloads.make(module, {}, agent.interpreter)
+        parsed = payloads.parsed(module, {}, agent.interpreter)
+        agent.module(parsed)
+        agent.module(parsed)
+        for missing in (tmp_path / "made", tmp_path / "missing"):
+            stock = plain(agent.interpreter, text, dict(os.environ))
+            child_forked_ahead(agent)
+            ahead = agent.module(parsed)
+            assert json.loads(ahead.stdout)["value"] == json.loads(stock.stdout)["value"]
+            child_forked_ahead(agent)
+            missing.mkdir(exist_ok=True)
+            # The child that waits was forked before; the next one sees it.
+            agent.module(parsed)
+
+
 def wait_until(holds: Any) -> None:
     deadline = time.monotonic() + harness.DEADLINE
     while not holds():

@@ -140,6 +140,19 @@ def test_what_could_be_changed_or_depends_on_variables_is_not_remembered(remembe
                     assert outcome(remembering, name, **asked) == outcome(genuine(), name, **asked)
 
 
+@pytest.mark.parametrize(
+    "sources",
+    [{"vars": [{"key": "x"}]}, {"keyword": [{"x": 1}]}, {"cli": [{"option": "x"}]}, {"vars": {"name": "x"}}],
+)
+def test_sources_of_a_form_of_their_own_are_left_to_core(
+    remembering: Any, sources: Mapping[str, Any]
+) -> None:
+    """Core reads of a source only what it needs; a plugin that works must go on working."""
+    C.config.initialize_plugin_configuration_definitions("lookup", "odd", {"o": {"default": "d", **sources}})
+    for _ in range(2):
+        assert remembering("o", plugin_type="lookup", plugin_name="odd") == ("d", "default")
+
+
 def test_a_directory_made_for_who_asks_is_not_remembered(
     remembering: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
