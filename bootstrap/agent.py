@@ -1848,7 +1848,9 @@ class Plan(object):
         if self.settled != archive:
             zipimport._zip_directory_cache.pop(self.settled, None)
             self.importers = self.importers_of(archive, places)
-        zipimport._zip_directory_cache[archive].update(listing(archive, places))
+        else:
+            # Another zip of this kind: the same files, of another date.
+            zipimport._zip_directory_cache[archive].update(listing(archive, places))
         for directory in self.importers:
             sys.path_importer_cache[(archive + '/' + directory).rstrip('/')] = self.importers[directory]
         for name in self.drop:
