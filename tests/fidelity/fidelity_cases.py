@@ -53,6 +53,9 @@ class Case:
     args: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
     stdin: str | None = None
+    answers: tuple[tuple[str, str], ...] = ()
+    """It runs on a terminal: pairs of a regular expression for the end of a question, and what is typed."""
+
     setup: str = ""
     """A shell script that root runs before, in each world."""
 

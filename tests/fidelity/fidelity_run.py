@@ -144,9 +144,8 @@ class Bench:
 
     def _play(self, world: World, case: Case, variant: Variant, seen: Observation) -> None:
         record = world.path(RECORD) / f"run{len(seen.rcs)}"
-        program = str(self._controller.bin / "ansible-playbook")
         done = world.run(
-            [program, "playbook.yml", *case.args],
+            self._command(case),
             timeout=case.timeout,
             uid=CONTROL,
             env=self._environment()
@@ -163,6 +162,13 @@ class Bench:
         seen.stderr.append(done.stderr)
         seen.events.append([event for event in events if event["event"] != "fatline"])
         seen.counts += [event for event in events if event["event"] == "fatline"]
+
+    def _command(self, case: Case) -> list[str]:
+        command = [str(self._controller.bin / "ansible-playbook"), "playbook.yml", *case.args]
+        if not case.answers:
+            return command
+        python = str(self._controller.bin / "python")
+        return [python, str(HERE / "terminal.py"), json.dumps(case.answers), *command]
 
     def _end_transport(self, world: World) -> None:
         """End what may outlive a run: ssh masters, and the mux with its agents."""
