@@ -9,7 +9,7 @@ TESTS ?= tests
 MATRIX ?=
 CHECKOUT ?=
 CONFORMANCE ?=
-# Where the connection plugins are with which tests run; fetched there if it is this directory.
+# Where the plugins of collections are with which tests run; fetched there if it is this directory.
 FATLINE_TEST_COLLECTIONS ?= $(CURDIR)/.venv/collections
 export PYTHON
 export CI
@@ -103,7 +103,7 @@ containers: $(STAMPS)/tools $(STAMPS)/collections ## install container tools by 
 		$(abspath tests/e2e/test_containers.py tests/e2e/test_transports.py)
 
 # ANSIBLE=path names another virtual environment, whose ansible-core runs the cases; Fatline is installed into it.
-fidelity: $(STAMPS)/tools ## every playbook of the differential suite, under stock and through Fatline's doors; needs root
+fidelity: $(STAMPS)/tools $(STAMPS)/collections ## every playbook of the differential suite, under stock and through Fatline's doors; needs root
 	@$(if $(ANSIBLE),$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check .)
 	@cd $(VENV) && ../$(SECTION) "fidelity" env ANSIBLE=$(if $(ANSIBLE),$(abspath $(ANSIBLE))) \
 		bin/pytest -q -c ../pyproject.toml --rootdir .. -m fidelity $(abspath tests/fidelity)

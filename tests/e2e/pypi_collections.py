@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Get the collections whose connection plugins Fatline stands in for, for the tests.
+"""Get the collections whose plugins the tests need: those for connections that Fatline stands in for, and become.
 
     python tests/e2e/pypi_collections.py DIRECTORY
 
@@ -22,6 +22,7 @@ NEEDED = ("community.docker", "community.general", "containers.podman", "kuberne
 _HELPERS = ("community.library_inventory_filtering_v1",)
 _PARTS = (
     "meta/",
+    "plugins/become/",
     "plugins/connection/",
     "plugins/doc_fragments/",
     "plugins/module_utils/",

@@ -83,6 +83,9 @@ class Case:
     needs: tuple[str, ...] = ()
     """Programs without which it is skipped."""
 
+    collections: bool = False
+    """Whether it needs plugins of collections, which `make fidelity` fetches; skipped where they are missing."""
+
     ansible: str = ">=2.14"
     """The versions of ansible-core that it is for."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pypi_collections
 import yaml
 from ansible_support import DOORS
 from fidelity_cases import PIPELINING, Case
@@ -70,7 +71,9 @@ class Controller:
             raise RuntimeError(f"no ansible-core with Fatline in {environment}: {answer.stderr.strip()}")
         version, prefix, base = json.loads(answer.stdout)
         numbers = tuple(int(word) for word in version.split(".")[:2])
-        paths = dict.fromkeys(Path(path) for path in (prefix, base, HERE) if path not in ("/usr", "/"))
+        collections = pypi_collections.installed()
+        found = (prefix, base, HERE, *([collections] if collections else []))
+        paths = dict.fromkeys(Path(path) for path in found if path not in ("/usr", "/"))
         return cls(environment / "bin", numbers, tuple(paths))
 
     @classmethod
@@ -149,6 +152,7 @@ class Bench:
             timeout=case.timeout,
             uid=CONTROL,
             env=self._environment()
+            | self._collections(case)
             | variant.environment
             | case.env
             | {"FIDELITY_RECORD": f"{RECORD}/{record.name}"},
@@ -169,6 +173,10 @@ class Bench:
             return command
         python = str(self._controller.bin / "python")
         return [python, str(HERE / "terminal.py"), json.dumps(case.answers), *command]
+
+    def _collections(self, case: Case) -> dict[str, str]:
+        found = pypi_collections.installed() if case.collections else None
+        return {"ANSIBLE_COLLECTIONS_PATH": str(found)} if found else {}
 
     def _end_transport(self, world: World) -> None:
         """End what may outlive a run: ssh masters, and the mux with its agents."""

@@ -10,6 +10,7 @@ import operator
 import re
 import shutil
 
+import pypi_collections
 import pytest
 from fidelity_cases import Case, every_case
 from fidelity_run import Bench, Controller
@@ -35,6 +36,8 @@ def _skip_where_it_cannot_run(case: Case, controller: Controller) -> None:
     for program in case.needs:
         if shutil.which(program, path="/usr/bin:/bin:/usr/sbin:/sbin") is None:
             pytest.skip(f"needs {program}")
+    if case.collections and pypi_collections.installed() is None:
+        pytest.skip("the collections could not be fetched; see tests/e2e/pypi_collections.py")
     for sign, text in re.findall(r"(>=|<)([\d.]+)", case.ansible):
         if not _OPERATORS[sign](controller.version, tuple(map(int, text.split(".")))):
             pytest.skip(f"for ansible-core {case.ansible}")
