@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Get the collections whose plugins the tests need: those for connections that Fatline stands in for, and become.
+"""Get the collections that tests need: connections that Fatline stands in for, and become plugins.
 
     python tests/e2e/pypi_collections.py DIRECTORY
 

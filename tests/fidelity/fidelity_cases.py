@@ -84,7 +84,7 @@ class Case:
     """Programs without which it is skipped."""
 
     collections: bool = False
-    """Whether it needs plugins of collections, which `make fidelity` fetches; skipped where they are missing."""
+    """Whether it needs plugins of collections; it is skipped where these could not be fetched."""
 
     ansible: str = ">=2.14"
     """The versions of ansible-core that it is for."""
