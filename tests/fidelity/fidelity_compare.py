@@ -105,6 +105,10 @@ STDERR: tuple[tuple[str, str], ...] = (
 _HEADER = re.compile(r"^(PLAY|TASK|RUNNING HANDLER|USING|NO MORE HOSTS|PLAY RECAP)\b.*$", re.MULTILINE)
 
 
+# Core names the hosts of an include in the order in which they have answered.
+_INCLUDED = re.compile(r"^(included: .* for )([^\s,]+(?:, [^\s,]+)+)(.*)$", re.MULTILINE)
+
+
 @dataclass
 class Observation:
     """All that was seen of one variant of a case."""
@@ -167,6 +171,7 @@ class Normaliser:
         text = self._printed.sub(r'"\1": VOLATILE', self.text(text))
         if self._racing:
             text = re.sub(r"^FAILED - RETRYING.*\n", "", text, flags=re.MULTILINE)
+        text = _INCLUDED.sub(_line_each if self._any_order else _sorted_hosts, text)
         if self._any_order:
             # A header stands again wherever hosts have taken turns, which is a race too.
             lines = text.splitlines()
@@ -200,6 +205,15 @@ class Normaliser:
                 words = " ".join(words.split()[:3])
             lines.append(f"{self.text(path)}: {words}")
         return sorted(lines)
+
+
+def _sorted_hosts(line: re.Match[str]) -> str:
+    return line[1] + ", ".join(sorted(line[2].split(", "))) + line[3]
+
+
+def _line_each(line: re.Match[str]) -> str:
+    # Who has not answered yet gets an include of its own.
+    return "\n".join(f"{line[1]}{host}{line[3]}" for host in line[2].split(", "))
 
 
 def _in_one_order(section: list[str]) -> list[str]:

@@ -82,6 +82,16 @@ def test_hosts_may_answer_in_any_order_but_each_in_its_own() -> None:
     assert differences(CASE, "on", changed(events=[twice]), changed(events=[twice[::-1]]))
 
 
+def test_an_include_s_hosts_may_answer_in_any_order_but_are_the_same() -> None:
+    line = "included: /play/a.yml for {} => (item=1)\n"
+    one, other, less = (changed(stdout=[line.format(hosts)]) for hosts in ("t1, t2", "t2, t1", "t1"))
+    assert not differences(CASE, "on", one, other)
+    assert differences(CASE, "on", one, less)
+    apart = changed(stdout=[one.stdout[0].replace("t1, t2", "t1") + one.stdout[0].replace("t1, t2", "t2")])
+    assert differences(CASE, "on", one, apart)
+    assert not differences(dataclasses.replace(CASE, order="any"), "on", one, apart)
+
+
 def test_a_case_takes_out_what_its_header_says() -> None:
     case = dataclasses.replace(
         CASE, volatile={"rc": "for the test"}, replace=(("out|other", "X", "for the test"),)
