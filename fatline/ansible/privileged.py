@@ -20,7 +20,7 @@ from fatline import boot, mux
 from fatline.ansible import agents, become, run, summary, versions
 from fatline.ansible.agents import Agent, Place
 from fatline.ansible.connection import AgentConnection, Fallback, Job, Link, Result
-from fatline.ansible.switches import disabled
+from fatline.ansible.switches import become_disabled, disabled
 from fatline.client import Client, get_client
 from fatline.errors import BootError, FatlineError
 
@@ -153,6 +153,7 @@ class PrivilegedConnection(AgentConnection):
         """Say why no command of the become plugin can go to an agent, or return an empty string."""
         plugin = self.become
         rows = (
+            (become_disabled(), "FATLINE_BECOME is 0"),
             (not getattr(plugin, "pipelining", True) or plugin.name == "su", f"{plugin.name} takes no input"),
             (versions.keeps_remote_files(), "remote files are kept"),
             (self._play_context.executable != become.SHELL, "another shell than /bin/sh"),

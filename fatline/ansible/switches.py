@@ -11,6 +11,11 @@ def disabled() -> bool:
     return _set("FATLINE_DISABLE", default=False)
 
 
+def become_disabled() -> bool:
+    """Say whether become is left to ansible-core, one escalation a command (``FATLINE_BECOME=0``)."""
+    return not _set("FATLINE_BECOME", default=True)
+
+
 def yaml_disabled() -> bool:
     """Say whether ansible-core's own YAML loader is to be used (``FATLINE_YAML=0``, or all is off)."""
     return disabled() or not _set("FATLINE_YAML", default=True)

@@ -226,7 +226,9 @@ def _fall_backs(facts: Facts) -> Iterator[Finding]:
             f"executable is {shell.value} ({shell.origin}): modules are never accelerated below another "
             "shell than /bin/sh, nor where ansible_shell_executable names one",
         )
-    if facts.option("DEFAULT_BECOME").value:
+    if _off(facts, "FATLINE_BECOME", default="1"):
+        yield Finding(NOTE, "tasks with become go the stock way: FATLINE_BECOME is 0")
+    elif facts.option("DEFAULT_BECOME").value:
         yield Finding(
             NOTE, "become is on for all tasks: modules run on privileged agents where the plugin takes input"
         )

@@ -442,6 +442,20 @@ def test_become_to_the_user_that_is_logged_in_needs_no_agent_of_its_own(lab: Lab
 
 
 @EVERYWHERE
+def test_a_user_who_wants_a_line_in_the_log_for_each_command_has_it(lab: Lab, people: Accounts) -> None:
+    """An agent needs one sudo for all its tasks; FATLINE_BECOME=0 leaves every one of them to stock."""
+    text = play(*(f"{{name: '{number}', command: id -un}}" for number in range(3)))
+    logged = []
+    for changes in ({"FATLINE_BECOME": "0"}, {}):
+        people.log.unlink(missing_ok=True)
+        outcome = lab.playbook(text, "-vvv", door="callback", ANSIBLE_PIPELINING="True", **changes)
+        assert [outcome.of(str(number)).result["stdout"] for number in range(3)] == ["root"] * 3
+        logged.append(len(re.findall("COMMAND=", people.log_text())))
+        assert ("become: FATLINE_BECOME is 0" in outcome.output) == bool(changes)
+    assert logged == [3, 1]
+
+
+@EVERYWHERE
 def test_what_no_agent_can_do_is_the_genuine_command(lab: Lab, people: Accounts) -> None:
     """raw, script, su, async, variables that Python reads at its start: all in one run with warm tasks."""
     script = lab.directory / "who.sh"

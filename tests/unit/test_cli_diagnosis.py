@@ -77,6 +77,11 @@ def test_whether_the_yaml_loader_serves_is_told() -> None:
     assert "FATLINE_YAML is 0" in texts(replace(CONFIGURED, environment={"FATLINE_YAML": "0"}), NOTE)
 
 
+def test_become_turned_off_is_told_even_where_it_is_not_the_rule() -> None:
+    assert "FATLINE_BECOME is 0" in texts(replace(CONFIGURED, environment={"FATLINE_BECOME": "0"}), NOTE)
+    assert "FATLINE_BECOME" not in texts(CONFIGURED, NOTE)
+
+
 def test_the_line_for_inventories_is_shown_where_it_is_missing_or_comes_too_late() -> None:
     assert "enable_plugins = " in texts(CONFIGURED, GOOD)
     early = with_base(INVENTORY_ENABLED=Option(["script", INVENTORY, "auto", "yaml"], "cfg"))
