@@ -122,6 +122,9 @@ _MOUNTS = """
 root=$1
 unset TMPDIR  # a folder of this machine's
 mount -t proc proc "$root/proc"
+# Kernel parameters are this machine's own: a play that hardens a host would change them here, and for good.
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,bind,ro "$root/proc/sys"
 mount -t sysfs -o ro sysfs "$root/sys" 2>/dev/null || mount --rbind -o ro /sys "$root/sys"
 mount -t tmpfs -o mode=755 tmpfs "$root/dev"
 mkdir "$root/dev/pts" "$root/dev/shm"

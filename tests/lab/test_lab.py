@@ -58,6 +58,14 @@ def test_a_host_is_a_machine_of_its_own(host: Host, tmp_path: Path) -> None:
     assert len(pids) < 20, "the processes of this machine are not seen"
 
 
+def test_a_host_cannot_change_the_kernel_s_parameters(host: Host) -> None:
+    """They are not the host's but this machine's. The attempt writes what is there already."""
+    parameter = "/proc/sys/fs/protected_regular"
+    told = ssh(host, roots.LOGIN, f"sudo dd if={parameter} of={parameter}")
+    assert told.returncode == 1, "written"
+    assert "Read-only file system" in told.stderr
+
+
 def test_sudo_asks_the_one_who_has_a_password(host: Host) -> None:
     assert ssh(host, roots.LOGIN_ASKED, "sudo -n id -un").returncode == 1
     told = ssh(host, roots.LOGIN_ASKED, "sudo -S -p '' id -un", stdin=roots.PASSWORD + "\n")
