@@ -2734,6 +2734,14 @@ def places_of(command):
     return found
 
 
+def is_elsewhere(path):
+    """Whether a path no longer leads to where this process is: a home directory was moved, or mounted."""
+    try:
+        return os.stat(path)[1:3] != os.stat(os.curdir)[1:3]
+    except OSError:
+        return sys.exc_info()[1].errno == errno.ENOENT
+
+
 class Freshness(object):
     """Tells whether a child forked now would see what a new interpreter would see (DESIGN rule 10)."""
 
@@ -2743,13 +2751,21 @@ class Freshness(object):
         names = SHELL_FILES.get(shell, ()) + ANY_SHELL_FILES
         self.login = [name.replace('~', home) for name in names]
         self.login_seen = signature(self.login)
+        self.directory = working_directory() or os.curdir
         self.interpreter = places_of(interpreter) + [sys.executable]
         self.interpreter_seen = signature(self.interpreter)
         # A script that starts the interpreter gives it options and variables that nobody else knows.
         self.is_wrapped = self.interpreter_seen[-2] != self.interpreter_seen[-1]
-        self.files = [os.path.dirname(os.__file__), os.path.join(sys.prefix, 'pyvenv.cfg')] + list(WATCHED)
-        self.files.extend([path for path in sys.path if path])
-        self.files.append(getattr(sys.modules.get('site'), 'USER_SITE', None) or os.devnull)
+        library = os.path.dirname(os.__file__)
+        self.files = [library, library + '/sitecustomize.py', os.path.join(sys.prefix, 'pyvenv.cfg')] + list(WATCHED)
+        site = sys.modules.get('site')
+        places = [path for path in sys.path if path] + [getattr(site, 'USER_SITE', None) or os.devnull]
+        for place in places + getattr(site, 'getsitepackages', list)():
+            self.files.append(place)
+            try:
+                self.files.extend([place + '/' + name for name in os.listdir(place) if name.endswith('.pth')])
+            except OSError:
+                pass  # a zip, or not there yet
         self.seen = signature(self.files)
         self.known = set()
 
@@ -2765,7 +2781,7 @@ class Freshness(object):
                 self.seen.extend(signature([path]))
 
     def login_changed(self):
-        return signature(self.login) != self.login_seen
+        return signature(self.login) != self.login_seen or is_elsewhere(self.directory)
 
     def interpreter_changed(self):
         return signature(self.interpreter) != self.interpreter_seen
@@ -3142,7 +3158,7 @@ class Agent(object):
     def check_login(self):
         """Refuse where only a new login can see what has changed (ansible fact 27)."""
         if self.freshness.login_changed():
-            raise Refusal(STALE, 'a start-up file of the login shell has changed')
+            raise Refusal(STALE, 'a start-up file or the directory of the login has changed')
 
     def renew(self, reply, body):
         """Become a new interpreter in the same process, and then serve this call."""

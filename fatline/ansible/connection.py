@@ -240,11 +240,10 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
         command = payload.parse_command(job.plain_command)
         if command is not None:
             run.current().note_interpreter(job.link.key, command.interpreter)
-        names = [os.fsdecode(name) for name in command.env] if command else []
         situation = situation._replace(
             payload=parsed is not None,
             command_shape=command is not None,
-            startup_variables=tuple(name for name in names if is_startup_variable(name)),
+            startup_variables=_startup_variables(command) if command else (),
         )
         return decide(situation), parsed, command
 
@@ -497,6 +496,11 @@ def _owner_pidfd(place: Place) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _startup_variables(command: payload.Command) -> tuple[str, ...]:
+    names = map(os.fsdecode, command.env)
+    return tuple(name for name in names if is_startup_variable(name, command.interpreter))
 
 
 def _warmth(agent: Agent, result: runs.RunResult) -> str:

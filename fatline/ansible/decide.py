@@ -110,6 +110,22 @@ def _without_input(situation: Situation) -> Decision:
     return Decision(Route.COMMAND, "command with a terminal" if situation.wants_tty else "plain command")
 
 
-def is_startup_variable(name: str) -> bool:
-    """Say whether Python or the loader reads this environment variable before the first statement."""
-    return name.startswith(("PYTHON", "LC_", "LD_")) or name in ("LANG", "LANGUAGE", "HOME")
+# What Python reads at its start, and ansible-core's `distro` when it is imported.
+_STARTUP_NAMES = frozenset(("LANG", "LANGUAGE", "HOME", "UNIXCONFDIR", "UNIXUSRLIBDIR"))
+# What one shell or another does not take, or gives another value.
+_SHELL_NAMES = frozenset(
+    (
+        "_", "DIRSTACK", "EGID", "EPOCHREALTIME", "EPOCHSECONDS", "EUID", "FUNCNAME", "GID", "GROUPS",
+        "HISTCMD", "LINENO", "OPTARG", "OPTIND", "PPID", "RANDOM", "SECONDS", "SHELLOPTS", "SRANDOM", "UID",
+    )
+)  # fmt: skip
+
+
+def is_startup_variable(name: str, interpreter: str) -> bool:
+    """Say whether this environment variable is for more than the module.
+
+    An interpreter, once warm, has read it already, or was found by it; or it is one of the shell's own.
+    """
+    if name == "PATH":
+        return "/" not in interpreter
+    return name.startswith(("PYTHON", "LC_", "LD_", "BASH")) or name in _STARTUP_NAMES | _SHELL_NAMES

@@ -137,9 +137,9 @@ class _Unknown(Exception):
 def parse(in_data: bytes, warmable: Warmable, shared: Path | None = None) -> Payload | None:
     """Take a payload apart; None if it is not exactly what a known wrapper would be.
 
-    warmable(name) says of a file in the zip whether ansible-core itself ships it under ``module_utils``:
-    only such files may be imported by the agent's warm parent. `shared` is a directory of this run alone, in
-    which its processes tell each other what they have seen of a zip.
+    warmable(name, crc32) says of a file in the zip whether ansible-core itself ships it, as it is, under
+    ``module_utils``: only such files may be imported by the agent's warm parent. `shared` is a directory of
+    this run alone, in which its processes tell each other what they have seen of a zip.
     """
     try:
         values = _parse_new(in_data) if _CALL in in_data else _parse_old(in_data)

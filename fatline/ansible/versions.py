@@ -36,6 +36,7 @@ import importlib
 import inspect
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -577,12 +578,19 @@ def _fixed_interpreter(variables: Any, templar: Any) -> str | None:
 # ---- payloads ----------------------------------------------------------------------------------------
 
 
-def ships(name: str) -> bool:
+def ships(name: str, crc: int) -> bool:
     """Say whether ansible-core itself ships this file of a payload's zip below ``module_utils``.
 
-    Only such files may be imported by an agent's warm parent.
+    Only such files may be imported by an agent's warm parent. A user's own file may take the place of one of
+    them under the same name, and does whatever it likes when it is imported: the content counts as well.
     """
-    return name in _shipped()
+    return name in _shipped() and _checksum(name) == crc
+
+
+@functools.cache
+def _checksum(name: str) -> int:
+    """Return the checksum, as zip has it, of a file that ansible-core ships."""
+    return zlib.crc32((Path(ansible.__file__).parent.parent / name).read_bytes())
 
 
 @functools.cache

@@ -36,7 +36,7 @@ CACHED_ZIPS = 32
 _NOTE_MAX = 1024 * 1024
 
 Date = tuple[int, int, int, int, int, int]
-Warmable = Callable[[str], bool]
+Warmable = Callable[[str, int], bool]
 
 
 class Unreadable(Exception):
@@ -60,8 +60,8 @@ _cache_lock = threading.Lock()
 def read(text: bytes, warmable: Warmable, shared: Path | None = None) -> Zip:
     """Take a zip in base64 apart, or remember it: every item of a loop brings the same one.
 
-    warmable(name) says of a file whether an agent's warm parent may import it. `shared` is a directory of
-    this run, always used with the same `warmable`.
+    warmable(name, crc32) says of a file whether an agent's warm parent may import it. `shared` is a directory
+    of this run, always used with the same `warmable`.
 
     :raises Unreadable: the zip is not exactly as ansible-core writes one.
     """
@@ -91,7 +91,8 @@ def _decode(text: bytes, warmable: Warmable) -> Zip:
         blobs[name] = entry.data
         own_date = None if entry.when == entries[0].when else _unpack_date(entry.when)
         sizes = (entry.crc, len(entry.data), entry.inflated)
-        rows.append((entry.name, name, *sizes, entry.method, entry.external, own_date, warmable(entry.name)))
+        warm = warmable(entry.name, entry.crc)
+        rows.append((entry.name, name, *sizes, entry.method, entry.external, own_date, warm))
     listing: bytes = msgpack.packb(rows)
     manifest = hashlib.sha256(listing).digest()
     blobs[manifest] = listing

@@ -93,11 +93,28 @@ def test_every_decision_says_why() -> None:
         assert decide(PAYLOAD._replace(**{name: True})).reason
 
 
-@pytest.mark.parametrize("name", ["PYTHONPATH", "PYTHONHASHSEED", "LC_ALL", "LANG", "LD_PRELOAD", "HOME"])
-def test_variables_that_python_reads_before_it_runs(name: str) -> None:
-    assert is_startup_variable(name)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PYTHONPATH",
+        "PYTHONHASHSEED",
+        "LC_ALL",
+        "LANG",
+        "LD_PRELOAD",
+        "HOME",
+        "UNIXCONFDIR",
+        "OPTIND",
+        "BASH_ENV",
+    ],
+)
+def test_variables_that_are_read_before_a_module_runs(name: str) -> None:
+    assert is_startup_variable(name, "/usr/bin/python3")
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "PATH", "FOO", "DEBIAN_FRONTEND"])
 def test_other_variables_may_run_warm(name: str) -> None:
-    assert not is_startup_variable(name)
+    assert not is_startup_variable(name, "/usr/bin/python3")
+
+
+def test_an_interpreter_without_a_path_is_found_by_a_variable() -> None:
+    assert is_startup_variable("PATH", "python3")

@@ -102,7 +102,7 @@ def test_blobs_are_the_files_of_the_zip_and_rebuild_it() -> None:
 @genuine
 def test_only_what_core_ships_is_warmable(tmp_path: pathlib.Path) -> None:
     asked: list[str] = []
-    parsed = payload.parse(make(), lambda name: asked.append(name) or name.endswith("basic.py"))
+    parsed = payload.parse(make(), lambda name, _crc: asked.append(name) or name.endswith("basic.py"))
     rows = msgpack.unpackb(parsed.blobs[parsed.manifest])
     assert [row[0] for row in rows] == asked
     assert [row[0] for row in rows if row[8]] == ["ansible/module_utils/basic.py"]
@@ -194,13 +194,13 @@ def test_hostile_values_are_not_parsed() -> None:
 def test_repeated_payloads_cost_little() -> None:
     data = make("setup")
     began = time.process_time()
-    first = payload.parse(data, str.isidentifier)
+    first = payload.parse(data, payloads.warmable)
     first_seconds = time.process_time() - began
     times = []
     for _ in range(20):
         copy = bytes(bytearray(data))
         began = time.process_time()
-        assert payload.parse(copy, str.isidentifier).blobs is first.blobs
+        assert payload.parse(copy, payloads.warmable).blobs is first.blobs
         times.append(time.process_time() - began)
     # Process time, so that a busy machine does not matter much; the goals are 3 ms and 0.3 ms on an idle one.
     assert first_seconds < 0.03 and sorted(times)[10] < 0.003
@@ -209,9 +209,9 @@ def test_repeated_payloads_cost_little() -> None:
 @genuine
 def test_the_processes_of_a_run_share_what_they_saw_of_a_zip(tmp_path: pathlib.Path) -> None:
     data = make("setup")
-    alone = payload.parse(data, str.isidentifier)
+    alone = payload.parse(data, payloads.warmable)
     zips._cache.clear()
-    first = payload.parse(data, str.isidentifier, tmp_path)
+    first = payload.parse(data, payloads.warmable, tmp_path)
     zips._cache.clear()
     # Only what the note does not hold is asked for again.
     second = payload.parse(data, _never, tmp_path)
@@ -231,11 +231,11 @@ def _never(name: str) -> bool:
 def test_a_broken_note_is_none(tmp_path: pathlib.Path, note: bytes) -> None:
     data = make("setup")
     zips._cache.clear()
-    first = payload.parse(data, str.isidentifier, tmp_path)
+    first = payload.parse(data, payloads.warmable, tmp_path)
     (path,) = tmp_path.iterdir()
     path.write_bytes(note)
     zips._cache.clear()
-    assert payload.parse(data, str.isidentifier, tmp_path).blobs == first.blobs
+    assert payload.parse(data, payloads.warmable, tmp_path).blobs == first.blobs
 
 
 # The command around it --------------------------------------------------------------------------------

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One of three of this name."""
+
+WHO = "two"
