@@ -2203,6 +2203,7 @@ class ModuleChild(object):
             leave_lost_directory()
         if body.get('rlimit_nofile'):
             limit_files(body['rlimit_nofile'])
+        make_quietly(body.get('remote_tmp'))
         sys.path = [path for path in sys.path if path not in ('', '.')]
         try:
             if not self.written_as_planned():
@@ -2342,6 +2343,18 @@ def leave_lost_directory():
         os.chdir(os.path.expanduser('~'))
     except OSError:
         os.chdir('/')
+
+
+def make_quietly(directory):
+    """Make what stock makes ahead of a module that it copies: a module that finds it missing says so."""
+    directory = os.path.expanduser(os.path.expandvars(directory or os.curdir))
+    if not os.path.exists(directory):
+        mask = os.umask(63)
+        try:
+            os.makedirs(directory)
+        except OSError:
+            pass
+        os.umask(mask)
 
 
 def limit_files(wanted):

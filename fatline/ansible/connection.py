@@ -252,6 +252,8 @@ class AgentConnection(ConnectionBase):  # type: ignore[misc]
     def _fl_warm(self, job: Job, parsed: payload.Payload, command: payload.Command) -> Result:
         shaped = parsed.exec_body(command.interpreter, command.env, chained=bool(command.suffix))
         body = {**shaped, **self._fl_exec_fields()}
+        if self._fl_pipelining_unset and (directory := versions.directory_made_by_core(self)):
+            body["remote_tmp"] = directory
         if job.wrapped is not None:
             body["sudo_command"] = become.sudo_command(job.wrapped)
 

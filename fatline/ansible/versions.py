@@ -319,6 +319,22 @@ def remote_user(connection: Any) -> str:
     return str(user or "")
 
 
+def directory_made_by_core(connection: Any) -> str:
+    """Return the directory in which modules have their temporary files, if core would make it without a word.
+
+    Core does where it copies modules, apart from those of an unprivileged account that it becomes: these make
+    it themselves, as pipelined ones do, and warn of it.
+    """
+    shell, plugin = connection._shell, connection.become
+    try:
+        target = plugin.get_option("become_user", playcontext=connection._play_context) if plugin else ""
+        if target and target not in (*shell.get_option("admin_users"), remote_user(connection)):
+            return ""
+        return str(shell.get_option("remote_tmp"))
+    except KeyError:
+        return ""
+
+
 def local_become_trouble(connection: Any) -> str:
     """Say why core cannot take an agent on this machine past its become plugin; empty if it can."""
     if not hasattr(connection, "_ensure_become_success"):

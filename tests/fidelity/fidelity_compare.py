@@ -78,7 +78,8 @@ FILES: dict[str, str] = {
 """Paths, as full matches, that are left out altogether."""
 
 FILES_UNSET: dict[str, str] = {
-    r"/home/\w+/\.ansible(/tmp)?": "stock copies modules into it, Fatline pipelines them",
+    r"(/home/\w+|/root)/\.ansible(/tmp)?": "stock copies modules into the login user's, and what they need "
+    "besides lies there; pipelined by Fatline they have it in their own account's",
 }
 """More of them, where the user leaves `pipelining` open: the one thing that Fatline chooses by itself."""
 

@@ -56,6 +56,24 @@ def test_this_ansible_core_fits() -> None:
     assert versions.misfit() == ""
 
 
+@pytest.mark.parametrize(
+    ("become_user", "directory"),
+    [(None, "~/.ansible/tmp"), ("root", "~/.ansible/tmp"), ("login", "~/.ansible/tmp"), ("other", "")],
+)
+def test_core_makes_a_directory_for_all_but_unprivileged_accounts(
+    connection: Any, become_user: str | None, directory: str
+) -> None:
+    connection.set_options(var_options={"ansible_user": "login"})
+    connection._shell.set_options(var_options={})
+    if become_user:
+        plugin = become_loader.get("sudo")
+        plugin.set_options(var_options={"ansible_become_user": become_user})
+        connection.set_become_plugin(plugin)
+    assert versions.directory_made_by_core(connection) == directory
+    connection._shell.set_options(var_options={"ansible_remote_tmp": "$HOME/x"})
+    assert versions.directory_made_by_core(connection) == (directory and "$HOME/x")
+
+
 def test_an_ansible_core_that_does_not_fit_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def other(self: object, cmd: object, more: object) -> None:
         """Take other arguments than any release does."""
