@@ -1,0 +1,2 @@
+#!/bin/sh
+basename "$0"; echo "$@"; pwd; exit ${CODE:-0}
