@@ -2347,14 +2347,12 @@ def leave_lost_directory():
 
 def make_quietly(directory):
     """Make what stock makes ahead of a module that it copies: a module that finds it missing says so."""
-    directory = os.path.expanduser(os.path.expandvars(directory or os.curdir))
-    if not os.path.exists(directory):
-        mask = os.umask(63)
-        try:
-            os.makedirs(directory)
-        except OSError:
-            pass
-        os.umask(mask)
+    mask = os.umask(63)
+    try:
+        os.makedirs(os.path.expanduser(os.path.expandvars(directory or os.curdir)))
+    except OSError:
+        pass
+    os.umask(mask)
 
 
 def limit_files(wanted):

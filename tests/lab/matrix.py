@@ -76,6 +76,7 @@ ROUTES = {
 }
 
 SSH_SAYS = r"(?m)^(?:debug[1-3]: |OpenSSH_\d|Authenticated to |  #\d+ ).*(?:\r?\n)*"
+SSH_WARNS = r"(?m)^\*\* (?:WARNING: connection is not|This session may be|The server may need).*(?:\r?\n)*"
 
 VOLATILE = {
     "ansible_date_time": "time of day",
@@ -89,6 +90,7 @@ REPLACE = (
     (r"(ansible[._N][\w.]*payload_)[0-9A-Za-z_]{6,8}", r"\1N", "random letters, as Python 2 makes them"),
     (r"hello_[^ ]*\.deb", "DEB", "what the archive has now"),
     (SSH_SAYS, "", "2.17 and 2.18 let ssh tell of itself at -v"),
+    (SSH_WARNS, "", "whoever opens the connection is told: under stock the first task, an agent otherwise"),
     (r"(Get:|Fetched |Reading database|Need to get ).*", r"\1", "apt tells times and sizes"),
 )
 
