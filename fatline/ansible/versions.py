@@ -323,14 +323,17 @@ def directory_made_by_core(connection: Any) -> str:
     """Return the directory in which modules have their temporary files, if core would make it without a word.
 
     Core does where it copies modules, apart from those of an unprivileged account that it becomes: these make
-    it themselves, as pipelined ones do, and warn of it.
+    it themselves, as pipelined ones do, and warn of it. Core makes it as the login user; outside the home of
+    whoever is become it must not come to be as somebody else's.
     """
     shell, plugin = connection._shell, connection.become
     try:
+        directory = str(shell.get_option("remote_tmp"))
         target = plugin.get_option("become_user", playcontext=connection._play_context) if plugin else ""
-        if target and target not in (*shell.get_option("admin_users"), remote_user(connection)):
-            return ""
-        return str(shell.get_option("remote_tmp"))
+        if not target:
+            return directory
+        has_own = target in (*shell.get_option("admin_users"), remote_user(connection))
+        return directory if has_own and directory.startswith("~/") else ""
     except KeyError:
         return ""
 

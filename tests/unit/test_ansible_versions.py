@@ -70,8 +70,9 @@ def test_core_makes_a_directory_for_all_but_unprivileged_accounts(
         plugin.set_options(var_options={"ansible_become_user": become_user})
         connection.set_become_plugin(plugin)
     assert versions.directory_made_by_core(connection) == directory
-    connection._shell.set_options(var_options={"ansible_remote_tmp": "$HOME/x"})
-    assert versions.directory_made_by_core(connection) == (directory and "$HOME/x")
+    # Made by root it would be root's, and the login user could not use it.
+    connection._shell.set_options(var_options={"ansible_remote_tmp": "/home/login/x"})
+    assert versions.directory_made_by_core(connection) == ("" if become_user else "/home/login/x")
 
 
 def test_an_ansible_core_that_does_not_fit_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
