@@ -2768,7 +2768,7 @@ class Freshness(object):
         # A script that starts the interpreter gives it options and variables that nobody else knows.
         self.is_wrapped = self.interpreter_seen[-2] != self.interpreter_seen[-1]
         library = os.path.dirname(os.__file__)
-        self.files = [library, library + '/sitecustomize.py', os.path.join(sys.prefix, 'pyvenv.cfg')] + list(WATCHED)
+        self.files = [library, library + '/sitecustomize.py', sys.prefix + '/pyvenv.cfg'] + list(WATCHED)
         site = sys.modules.get('site')
         places = [path for path in sys.path if path] + [getattr(site, 'USER_SITE', None) or os.devnull]
         for place in places + getattr(site, 'getsitepackages', list)():
@@ -3169,7 +3169,7 @@ class Agent(object):
     def check_login(self):
         """Refuse where only a new login can see what has changed (ansible fact 27)."""
         if self.freshness.login_changed():
-            raise Refusal(STALE, 'a start-up file or the directory of the login has changed')
+            raise Refusal(STALE, 'a start-up file or directory of the login has changed')
 
     def renew(self, reply, body):
         """Become a new interpreter in the same process, and then serve this call."""
