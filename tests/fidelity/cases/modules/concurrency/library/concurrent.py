@@ -84,9 +84,10 @@ def manager():
 def double_fork():
     """Wait for the child of a child."""
     reader, writer = os.pipe()
+    session = os.getsid(0)
     if os.fork() == 0:
         if os.fork() == 0:
-            os.write(writer, b"%d" % (os.getsid(0) == os.getsid(os.getppid())))
+            os.write(writer, b"%d" % (os.getsid(0) == session))
             os._exit(0)
         os._exit(3)
     status = os.wait()[1]
