@@ -2203,7 +2203,8 @@ class ModuleChild(object):
             leave_lost_directory()
         if body.get('rlimit_nofile'):
             limit_files(body['rlimit_nofile'])
-        make_quietly(body.get('remote_tmp'))
+        if body.get('remote_tmp'):
+            make_quietly(body['remote_tmp'])
         sys.path = [path for path in sys.path if path not in ('', '.')]
         try:
             if not self.written_as_planned():
@@ -2349,7 +2350,7 @@ def make_quietly(directory):
     """Make what stock makes ahead of a module that it copies: a module that finds it missing says so."""
     mask = os.umask(63)
     try:
-        os.makedirs(os.path.expanduser(os.path.expandvars(directory or os.curdir)))
+        os.makedirs(os.path.expanduser(os.path.expandvars(directory)))
     except OSError:
         pass
     os.umask(mask)
