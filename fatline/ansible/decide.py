@@ -110,11 +110,11 @@ def _without_input(situation: Situation) -> Decision:
     return Decision(Route.COMMAND, "command with a terminal" if situation.wants_tty else "plain command")
 
 
-# What Python reads at its start, and ansible-core's `distro` when it is imported.
-_STARTUP_NAMES = frozenset(("LANG", "LANGUAGE", "HOME", "UNIXCONFDIR", "UNIXUSRLIBDIR"))
-# What one shell or another does not take, or gives another value.
-_SHELL_NAMES = frozenset(
+_STARTUP_NAMES = frozenset(
     (
+        # What Python reads at its start, and ansible-core's `distro` when it is imported.
+        "LANG", "LANGUAGE", "HOME", "UNIXCONFDIR", "UNIXUSRLIBDIR",
+        # What one shell or another does not take, or gives another value.
         "_", "DIRSTACK", "EGID", "EPOCHREALTIME", "EPOCHSECONDS", "EUID", "FUNCNAME", "GID", "GROUPS",
         "HISTCMD", "LINENO", "OPTARG", "OPTIND", "PPID", "RANDOM", "SECONDS", "SHELLOPTS", "SRANDOM", "UID",
     )
@@ -128,4 +128,4 @@ def is_startup_variable(name: str, interpreter: str) -> bool:
     """
     if name == "PATH":
         return "/" not in interpreter
-    return name.startswith(("PYTHON", "LC_", "LD_", "BASH")) or name in _STARTUP_NAMES | _SHELL_NAMES
+    return name.startswith(("PYTHON", "LC_", "LD_", "BASH")) or name in _STARTUP_NAMES
