@@ -127,11 +127,6 @@ def sudo_command(wrapped: Wrapped) -> bytes:
     return f"{_SHELL}echo {wrapped.success} ; {wrapped.plain}".encode(errors="surrogateescape")
 
 
-def user(plugin: Any, play_context: Any) -> str:
-    """Return the account that the plugin changes to; empty for its default."""
-    return str(plugin.get_option("become_user", playcontext=play_context) or "")
-
-
 def password(plugin: Any, play_context: Any) -> str | None:
     """Return the password that the plugin's prompt would be given."""
     value = plugin.get_option("become_pass", playcontext=play_context)

@@ -226,7 +226,7 @@ class PrivilegedConnection(AgentConnection):
         settings = recorder.settings(self._shell)
         if settings is None:
             raise Fallback("become: the plugin wraps the same command differently every time")
-        user = become.user(plugin, self._play_context)
+        user = versions.become_user(plugin, self._play_context)
         is_root = user in become.ROOT_USERS
         password = become.password(plugin, self._play_context)
         identity = become.agent_key(secret, link.key, plugin.name, settings, password)
@@ -261,7 +261,7 @@ class PrivilegedConnection(AgentConnection):
             return
         user = versions.remote_user(self)
         if job.wrapped is not None:
-            user = become.user(self.become, self._play_context)
+            user = versions.become_user(self.become, self._play_context)
         if user not in become.ROOT_USERS:
             return
         accounts = self._fl_alias(job.link.key, is_root=False)

@@ -306,8 +306,13 @@ def becomes(connection: Any) -> bool:
     if plugin is None:
         return False
     login = remote_user(connection)
-    target = plugin.get_option("become_user", playcontext=connection._play_context)
+    target = become_user(plugin, connection._play_context)
     return bool(C.BECOME_ALLOW_SAME_USER or target != login or not (target or login))
+
+
+def become_user(plugin: Any, play_context: Any) -> str:
+    """Return the account that a become plugin changes to; empty for its default."""
+    return str(plugin.get_option("become_user", playcontext=play_context) or "")
 
 
 def remote_user(connection: Any) -> str:
@@ -329,7 +334,7 @@ def directory_made_by_core(connection: Any) -> str:
     shell, plugin = connection._shell, connection.become
     try:
         directory = str(shell.get_option("remote_tmp"))
-        target = plugin.get_option("become_user", playcontext=connection._play_context) if plugin else ""
+        target = become_user(plugin, connection._play_context) if plugin else ""
         if not target:
             return directory
         has_own = target in (*shell.get_option("admin_users"), remote_user(connection))
