@@ -969,6 +969,9 @@ class SpareRun(Run):
 
     def reaped(self, status):
         if self.verdict is not None:
+            # What it told before its end may not have been looked at yet.
+            self.on_verdict(READ)
+        if self.verdict is not None:
             self.end_verdict()
         if self.spare is not None:
             self.ended(status)

@@ -179,6 +179,13 @@ def wait_childless(agent: AgentProcess) -> None:
         agent.ping()
 
 
+def wait_for_zombie(pid: int) -> None:
+    deadline = time.monotonic() + harness.DEADLINE
+    while pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.005)
+
+
 def test_a_child_forked_ahead_serves_one_call(own: AgentProcess, tmp_path: pathlib.Path) -> None:
     """It runs the next call, with that call's own parameters and environment, and nothing before."""
     module = write_module(tmp_path / "fl_pid.py", "import os", "[os.getpid(), os.environ.get('FL_CALL')]")
@@ -608,6 +615,37 @@ def test_only_the_module_s_own_process_tells_its_end(own: AgentProcess, tmp_path
     done = own.module(parsed)
     assert (done.rc, done.stdout) == (128 + signal.SIGKILL, b"the module goes on\n")
     assert done.stderr == b"Killed\nlast words\n"
+
+
+def test_a_module_that_is_killed_while_the_agent_is_busy(own: AgentProcess, tmp_path: pathlib.Path) -> None:
+    """Its shell has told of its death and has ended, before the agent looks: the words are not lost."""
+    flag = tmp_path / "wait"
+    module = write_module(
+        tmp_path / "fl_wait.py",
+        "import os\nimport time",
+        f"os.path.exists({str(flag)!r}) and [os.unlink({str(flag)!r}), time.sleep(60)]",
+    )
+    parsed = payloads.parsed(module, {}, own.interpreter)
+    for _ in range(2):
+        own.module(parsed)
+    waiting = child_forked_ahead(own) if forks_ahead(own) else 0
+    flag.touch()
+    handle = own.start_module(parsed)
+    deadline = time.monotonic() + harness.DEADLINE
+    while flag.exists():
+        assert time.monotonic() < deadline, "it does not run"
+        time.sleep(0.005)
+    shell = children_of(own.facts["pid"])[0]
+    running = children_of(shell)[0]
+    assert running == waiting or not waiting
+    os.kill(own.facts["pid"], signal.SIGSTOP)
+    try:
+        os.kill(running, signal.SIGKILL)
+        wait_for_zombie(shell)
+    finally:
+        os.kill(own.facts["pid"], signal.SIGCONT)
+    done = own.finish(handle)
+    assert (done.rc, done.stdout, done.stderr) == (128 + signal.SIGKILL, b"", b"Killed\n")
 
 
 def test_a_module_that_has_ended_holds_nothing(own: AgentProcess, tmp_path: pathlib.Path) -> None:
