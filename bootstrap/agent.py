@@ -940,7 +940,6 @@ class SpareRun(Run):
         if data:
             status = struct.unpack('>H', data)[0]
             self.words = told_by_shell(status)
-            self.speak()
             self.ended(exit_code(status) << 8)
 
     def speak(self):

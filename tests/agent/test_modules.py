@@ -572,8 +572,9 @@ def test_tracebacks_are_those_of_a_plain_run(
     assert [end_of(done) for done in (first, second, third)] == [expected] * 3
 
 
+@pytest.mark.parametrize("alone", [False, True])
 def test_a_child_that_dies_with_its_call_unread_has_run_nothing(
-    own: AgentProcess, tmp_path: pathlib.Path
+    own: AgentProcess, tmp_path: pathlib.Path, alone: bool
 ) -> None:
     """Rule 13: the call is run by another child, and STARTED is said once."""
     module = write_module(tmp_path / "fl_pid.py", "import os", "os.getpid()")
@@ -582,16 +583,17 @@ def test_a_child_that_dies_with_its_call_unread_has_run_nothing(
         own.module(parsed)
     waiting = child_forked_ahead(own)
     shell = int(pathlib.Path(f"/proc/{waiting}/stat").read_text().rpartition(")")[2].split()[1])
-    for pid in (shell, waiting):
+    dying = [waiting] if alone else [waiting, shell]
+    for pid in reversed(dying):
         os.kill(pid, signal.SIGSTOP)
     handle = own.start_module(parsed)
     frame = own.receive(handle)
     assert frame.kind == STARTED
     own.ping()
-    for pid in (waiting, shell):
+    for pid in dying:
         os.kill(pid, signal.SIGKILL)
     done = own.finish(handle)
-    assert (done.rc, done.started) == (0, False)
+    assert (done.rc, done.stderr, done.started) == (0, b"", False)
     assert json.loads(done.stdout)["value"] not in (waiting, shell)
 
 
