@@ -31,8 +31,8 @@ def wait_gone(pid: int) -> None:
 
 
 def signal_masks(status: bytes) -> list[int]:
-    """The masks in lines of /proc/PID/status, without signals 32 and 33: those are the C library's own, which a
-    program inherits as they are and cannot change."""
+    """The masks in lines of /proc/PID/status, without signals 32 and 33: those are the C library's own, and
+    a program inherits them as they are and cannot change them."""
     return [int(line.split()[1], 16) & ~(1 << 31 | 1 << 32) for line in status.splitlines()]
 
 
