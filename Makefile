@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # A minute for each of the three fuzz targets.
 SECONDS ?= 180
+# Of random playbooks.
+SEEDS ?= 1-100
 BENCH ?=
 TESTS ?= tests
 MATRIX ?=
@@ -29,7 +31,7 @@ SOURCES := $(shell find csrc fatline bootstrap ansible_plugins -type f \
 C_FILES := $(shell find csrc tests -name '*.[ch]')
 CORE_C := $(shell find csrc/core -name '*.c')
 
-.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize tsan fuzz py-test containers fidelity lab matrix conformance bench yaml-matrix micro-bench clean
+.PHONY: help install demo test lint ruff mypy clang-format clang-tidy cppcheck c-test poll-test sanitize tsan fuzz py-test containers fidelity random lab matrix conformance bench yaml-matrix micro-bench clean
 
 help: ## this list
 	@echo "Usage: make TARGET [VARIABLE=value]"
@@ -38,6 +40,7 @@ help: ## this list
 		while IFS='|' read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo "Variables: PYTHON=$(PYTHON) for the virtual environment; SECONDS=$(SECONDS) for fuzz;"
+	@echo "ANSIBLE=path/to/venv for fidelity and random; SEEDS=$(SEEDS) for random;"
 	@echo "MATRIX='--target sid-3.14' for matrix; CHECKOUT and CONFORMANCE for conformance;"
 	@echo "TESTS=tests/unit/test_x.py for py-test; BENCH='--scenario all --runs 3' for bench."
 
@@ -107,6 +110,11 @@ fidelity: $(STAMPS)/tools $(STAMPS)/collections ## every playbook of the differe
 	@$(if $(ANSIBLE),$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check .)
 	@cd $(VENV) && ../$(SECTION) "fidelity" env ANSIBLE=$(if $(ANSIBLE),$(abspath $(ANSIBLE))) \
 		bin/pytest -q -c ../pyproject.toml --rootdir .. -m fidelity $(abspath tests/fidelity)
+
+random: $(STAMPS)/tools ## playbooks drawn by chance, as SEEDS say, in the same way; needs root
+	@$(if $(ANSIBLE),$(ANSIBLE)/bin/pip install --quiet --disable-pip-version-check .)
+	@cd $(VENV) && ../$(SECTION) "random" env SEEDS=$(SEEDS) ANSIBLE=$(if $(ANSIBLE),$(abspath $(ANSIBLE))) \
+		bin/pytest -q -c ../pyproject.toml --rootdir .. -m fidelity $(abspath tests/fidelity/test_random.py)
 
 yaml-matrix: ## compare YAML loading with ansible-core 2.14, 2.18, 2.19 and 2.22, as far as there are Pythons
 	@.ci/system-packages build

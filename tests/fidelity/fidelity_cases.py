@@ -32,8 +32,10 @@ class Case:
     """One playbook, and what its header says: what follows ``#:`` in its first lines, read as YAML."""
 
     path: Path
-    rc: int = 0
-    """The return code under stock: a case that does not do under stock what it is for shows nothing."""
+    rc: int | None = 0
+    """The return code under stock: a case that does not do under stock what it is for shows nothing.
+
+    None: any."""
 
     quick: bool = False
     """Whether it is a part of `make test`."""

@@ -85,7 +85,7 @@ FILES_UNSET: dict[str, str] = {
 
 CONTENTS: dict[str, str] = {
     r".*/__pycache__/.*\.pyc": "they hold times",
-    r"/tmp/ansible_[\w.]+_payload_\w+/.*\.zip": "they hold times; modules that end by force leave them",
+    r".*/ansible_[\w.]+_payload_\w+/.*\.zip": "they hold times; modules that end by force leave them",
     r".*/ansible-tmp-[^/]+/(AnsiballZ_\w+|async_wrapper)\.py": "they hold times; jobs keep them",
     r".*/\.ansible_async/.*": "the results of jobs: they are compared as results",
 }
